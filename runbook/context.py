@@ -1,0 +1,132 @@
+"""What a step is given: the engine's implementation of `runbook.protocol.Context`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TextIO
+
+from runbook.protocol import StepFailure
+
+Progress = Callable[[float, float | None, str, str], None]
+TAIL_LINES = 15
+
+
+def default_cache() -> Path:
+    """`RUNBOOK_CACHE`, else `$XDG_CACHE_HOME/runbook`, else `~/.cache/runbook`."""
+    if own := os.environ.get("RUNBOOK_CACHE"):
+        return Path(own).absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base).absolute() / "runbook"
+
+
+@dataclass
+class StepContext:
+    """Serves `check` inside the CLI (`out` is None: nothing is printed) and attempts alike."""
+
+    step: str
+    inputs: SimpleNamespace
+    workspace: Path
+    cache: Path = field(default_factory=default_cache)
+    deep: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    secrets: frozenset[str] = frozenset()
+    out: TextIO | None = None
+    on_progress: Progress | None = None
+
+    def secret(self, name: str) -> str | None:
+        if name not in self.secrets:
+            raise StepFailure(
+                f"the step reads the secret {name}, which the document does not declare",
+                code="undeclared_secret",
+                remedy=f"add {name} to `secrets:` in the document",
+            )
+        return os.environ.get(name) or None
+
+    def log(self, message: str) -> None:
+        if self.out is not None:
+            print(message, file=self.out, flush=True)
+
+    def progress(
+        self, done: float, total: float | None = None, unit: str = "", message: str = ""
+    ) -> None:
+        if self.on_progress is not None:
+            self.on_progress(done, total, unit, message)
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
+        failure: StepFailure | None = None,
+    ) -> None:
+        command = [str(a) for a in argv]
+        self.log("$ " + " ".join(command))
+        tail: deque[str] = deque(maxlen=TAIL_LINES)
+        try:
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, **(env or {})},
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            )
+        except OSError as error:
+            raise StepFailure(
+                f"cannot start {command[0]}",
+                code="command_not_started",
+                cause=str(error),
+                remedy=f"install {command[0]} or correct its path",
+            ) from error
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                line = line.rstrip("\n")
+                tail.append(line)
+                self.log(line)
+                if on_line is not None:
+                    on_line(line)
+            status = process.wait()
+        except BaseException:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+        finally:
+            process.stdout.close()
+        if status == 0:
+            return
+        ended = f"exit status {status}" if status >= 0 else f"signal {-status}"
+        if failure is not None:
+            failure.cause = failure.cause or "\n".join(tail)
+            raise failure
+        raise StepFailure(
+            f"{Path(command[0]).name} failed with {ended}",
+            code="command_failed",
+            cause="\n".join(tail),
+            remedy="read the log for what came before",
+        )
+
+
+def namespace(values: Mapping[str, Any]) -> SimpleNamespace:
+    """Inputs as a step sees them: attributes on top, plain data below."""
+    return SimpleNamespace(**values)
+
+
+def console(step: str, workspace: Path, values: Mapping[str, Any], **more: Any) -> StepContext:
+    """A context for use by hand and in tests: logs to this process's standard error."""
+    more.setdefault("out", sys.stderr)
+    return StepContext(step, namespace(values), workspace, **more)

@@ -1,0 +1,102 @@
+"""Processes, identified so that a recycled pid is never mistaken for the one that was meant."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A process by pid, start time (clock ticks after boot, field 22 of /proc/PID/stat, see
+    proc(5)) and boot id: the triple is unique over reboots and recycled pids."""
+
+    pid: int
+    start_time: int
+    boot_id: str
+
+    @classmethod
+    def of(cls, pid: int) -> Identity | None:
+        """The identity of a process that runs now; None if there is none, or only a zombie."""
+        fields = _stat(pid)
+        if fields is None or fields[0] in ("Z", "X"):
+            return None
+        return cls(pid, int(fields[19]), boot_id())
+
+    @classmethod
+    def load(cls, data: Any) -> Identity | None:
+        """From the form that `dump` gives; None if `data` is not of that form."""
+        try:
+            return cls(int(data["pid"]), int(data["start_time"]), str(data["boot_id"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def dump(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def alive(self) -> bool:
+        return Identity.of(self.pid) == self
+
+    def signal(self, number: int) -> bool:
+        """Send a signal if the process still is the one meant; whether it was sent."""
+        if not self.alive():
+            return False
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the third (state) on: the second may hold spaces."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return text[text.rindex(")") + 2 :].split()
+
+
+def session_members(sid: int) -> list[int]:
+    """The living processes of a session (setsid(2)), zombies left out."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        fields = _stat(int(entry))
+        if fields is not None and int(fields[3]) == sid and fields[0] not in ("Z", "X"):
+            found.append(int(entry))
+    return found
+
+
+def stop_session(sid: int, grace: float) -> list[int]:
+    """End all processes of a session: SIGTERM, `grace` seconds, SIGKILL, then a look that none
+    is left. Returns the pids that outlived SIGKILL by five seconds (empty in practice)."""
+    deadline = time.monotonic() + grace
+    _signal_all(session_members(sid), signal.SIGTERM)
+    while members := session_members(sid):
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(0.02)
+    deadline = time.monotonic() + 5
+    while members and time.monotonic() < deadline:
+        _signal_all(members, signal.SIGKILL)
+        time.sleep(0.02)
+        members = session_members(sid)
+    return members
+
+
+def _signal_all(pids: list[int], number: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue

@@ -1,0 +1,211 @@
+"""The contract between the engine and a step.
+
+A step makes one part of the world so, and can tell whether it already is. This module imports
+only the standard library: a run in which all steps are satisfied must not pay for more.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Json: TypeAlias = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Severity: TypeAlias = Literal["error", "warning", "info"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a check holds or does not, as data.
+
+    `code` is a stable snake_case name; `remedy` is what the reader should do, a command where
+    one exists. Only reasons of severity `error` make a check fail.
+    """
+
+    code: str
+    message: str
+    remedy: str = ""
+    severity: Severity = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What `apply` would still cost: bytes to transfer, seconds, bytes of disk it would take."""
+
+    bytes: int = 0
+    seconds: float = 0.0
+    disk: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The answer of `check`. `outputs` is given exactly when `ok`."""
+
+    ok: bool
+    reasons: tuple[Reason, ...] = ()
+    work: Work = field(default_factory=Work)
+    outputs: Mapping[str, Json] = field(default_factory=dict)
+
+    @classmethod
+    def satisfied(cls, outputs: Mapping[str, Json] | None = None, *reasons: Reason) -> Check:
+        return cls(True, tuple(reasons), Work(), dict(outputs or {}))
+
+    @classmethod
+    def unsatisfied(cls, *reasons: Reason, work: Work | None = None) -> Check:
+        return cls(False, tuple(reasons), work or Work())
+
+
+class StepFailure(Exception):
+    """A failure of a step that its user can read: what, why, what to do, whether to retry."""
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "step_failed",
+        cause: str = "",
+        remedy: str = "",
+        retryable: bool = False,
+        where: str = "",
+        reasons: Sequence[Reason] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.cause = cause
+        self.remedy = remedy
+        self.retryable = retryable
+        self.where = where
+        self.reasons = tuple(reasons)
+
+
+class PreconditionNotMet(StepFailure):
+    """The world outside the workspace must change first; `run` ends with exit code 3."""
+
+    exit_code = 3
+
+
+class Cancelled(BaseException):
+    """Raised in the main thread of an attempt on SIGTERM. Clean up in `finally`, do not catch."""
+
+
+class Context(Protocol):
+    """What a step is given. `check` may use everything but `run` to change the world."""
+
+    @property
+    def step(self) -> str:
+        """The id of the step in its document."""
+        ...
+
+    @property
+    def inputs(self) -> SimpleNamespace:
+        """The rendered and validated `with:`, defaults filled in: top-level keys are attributes,
+        everything below is plain JSON data (dict, list, str, int, float, bool, None)."""
+        ...
+
+    @property
+    def workspace(self) -> Path:
+        """The absolute path of the workspace; what a step makes lives in here."""
+        ...
+
+    @property
+    def cache(self) -> Path:
+        """A folder shared by all workspaces of this user, for content-addressed files only."""
+        ...
+
+    @property
+    def deep(self) -> bool:
+        """Whether the thorough form of `check` is asked for."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """The facts of this machine, gathered when first read (`gpus`, `cpu`, ...)."""
+        ...
+
+    def secret(self, name: str) -> str | None:
+        """The value of a secret that the document declares, from the environment."""
+        ...
+
+    def log(self, message: str) -> None:
+        """Write one line to the attempt's log."""
+        ...
+
+    def progress(
+        self, done: float, total: float | None = None, unit: str = "", message: str = ""
+    ) -> None:
+        """Report real quantities (unit `bytes`, `objects`, ...). Call it as often as you like:
+        the engine thins it out. A call counts as a sign of life for `stall`."""
+        ...
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        on_line: Any = None,
+        failure: StepFailure | None = None,
+    ) -> None:
+        """Run a program, its output into the attempt's log; raise `StepFailure` (or `failure`)
+        with the last lines as cause if it does not exit 0. `env` is added to the environment.
+        `on_line`, a callable, is given each line of output as text."""
+        ...
+
+
+class Step(Protocol):
+    """One kind of step. An instance holds no state: everything comes with the context."""
+
+    version: str
+    """Part of the fingerprint: change it when what `apply` makes changes."""
+    Inputs: type[BaseModel]
+    Outputs: type[BaseModel]
+
+    def check(self, ctx: Context) -> Check:
+        """Is the world as the inputs want it? Read-only and quick (milliseconds); thorough when
+        `ctx.deep`. Its outputs are what later steps see, so they need no memory of `apply`."""
+        ...
+
+    def apply(self, ctx: Context) -> None:
+        """Make it so. Must be resumable: it may be killed at any instruction and called again.
+        Afterwards `check` must hold, else the step failed."""
+        ...
+
+
+class Undoable(Step, Protocol):
+    """A step whose result `runbook destroy` can remove."""
+
+    def undo(self, ctx: Context) -> None:
+        """Remove what `apply` made. Must be resumable, and a no-op when nothing is there."""
+        ...
+
+
+class HasFiles(Step, Protocol):
+    """A step that reads files which belong to its definition (patch series, locks)."""
+
+    def files(self, inputs: SimpleNamespace) -> Iterable[Path]:
+        """Files whose content is part of the fingerprint."""
+        ...
+
+
+class Model:
+    """A pydantic model named by `module:Class` and imported when first read.
+
+    `Inputs = Model("runbook.steps.smoke.models:Inputs")` keeps pydantic out of a no-op run.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __get__(self, instance: object, owner: type | None = None) -> type[BaseModel]:
+        module, _, name = self.path.partition(":")
+        model: type[BaseModel] = getattr(importlib.import_module(module), name)
+        return model

@@ -1,0 +1,18 @@
+"""The kinds of step that runbook ships, by the name that `uses:` gives them."""
+
+STEPS = {
+    "mtp": "runbook.steps.mtp:Mtp",
+    "preflight": "runbook.steps.preflight:Preflight",
+    "publish": "runbook.steps.publish:Publish",
+    "serve": "runbook.steps.serve:Serve",
+    "smoke": "runbook.steps.smoke:Smoke",
+    "toolkit": "runbook.steps.toolkit:Toolkit",
+    "vllm": "runbook.steps.vllm:Vllm",
+    "weights": "runbook.steps.weights:Weights",
+}
+
+FACTS = {
+    "cpu": "runbook.steps.facts:cpu",
+    "gpus": "runbook.steps.facts:gpus",
+    "memory": "runbook.steps.facts:memory",
+}

@@ -1,0 +1,278 @@
+"""`uses: publish`: write the rehearsal checkpoint and serve it as the hub would, on this machine.
+
+Makes `<workspace>/hub/`: one folder per checkpoint, named by what it was written from, a manifest
+beside it, the server's state and its log. The server is a daemon in a session of its own: it
+outlives the attempt that started it, and `undo` stops it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from runbook.files import read_json, write_json
+from runbook.process import Identity, stop_session
+from runbook.protocol import Check, Context, Json, Model, Reason, StepFailure
+
+HOST = "127.0.0.1"
+START_SECONDS = 20.0
+PROBE_SECONDS = 1.0
+
+
+class Publish:
+    version = "1"
+    Inputs = Model("runbook.steps.publish.models:Inputs")
+    Outputs = Model("runbook.steps.publish.models:Outputs")
+
+    def files(self, inputs: SimpleNamespace) -> Iterable[Path]:
+        return writer_sources()
+
+    def check(self, ctx: Context) -> Check:
+        hub = Hub.of(ctx)
+        manifest = hub.read_manifest()
+        if manifest is None:
+            return Check.unsatisfied(
+                Reason("not_published", f"{ctx.inputs.repo} was not written yet")
+            )
+        if problem := hub.damage(manifest):
+            return Check.unsatisfied(Reason("checkpoint_changed", problem))
+        state = hub.read_state()
+        process = Identity.load(state.get("process"))
+        if process is None or not process.alive():
+            return Check.unsatisfied(Reason("server_not_running", "the local hub does not run"))
+        if state.get("manifest") != str(hub.manifest):
+            return Check.unsatisfied(
+                Reason("server_outdated", "the local hub serves an earlier checkpoint")
+            )
+        if ctx.inputs.port not in (0, state["port"]):
+            return Check.unsatisfied(
+                Reason("other_port", f"the local hub listens on {state['port']}")
+            )
+        if not answers(state["port"], manifest["name"], manifest["revision"]):
+            return Check.unsatisfied(
+                Reason("server_silent", f"nothing answers for it on {HOST}:{state['port']}")
+            )
+        outputs: dict[str, Json] = {
+            "endpoint": f"http://{HOST}:{state['port']}",
+            "repo": manifest["name"],
+            "revision": manifest["revision"],
+            "variant": ctx.inputs.variant,
+            "process": process.dump(),
+        }
+        return Check.satisfied(outputs)
+
+    def apply(self, ctx: Context) -> None:
+        hub = Hub.of(ctx)
+        hub.folder.mkdir(parents=True, exist_ok=True)
+        manifest = hub.read_manifest()
+        if manifest is None or hub.damage(manifest):
+            self._write(ctx, hub)
+        state = hub.read_state()
+        if hub.serves(state) and ctx.inputs.port in (0, state["port"]):
+            return
+        hub.stop()
+        self._start(ctx, hub, state)
+        hub.remove_others()
+
+    def undo(self, ctx: Context) -> None:
+        hub = Hub.of(ctx)
+        hub.stop()
+        shutil.rmtree(hub.folder, ignore_errors=True)
+
+    def _write(self, ctx: Context, hub: Hub) -> None:
+        from runbook.steps.publish import checkpoint
+        from runbook.steps.publish.repository import Repository
+
+        inputs = ctx.inputs
+        shutil.rmtree(hub.checkpoint, ignore_errors=True)
+        hub.manifest.unlink(missing_ok=True)
+        temporary = hub.checkpoint.with_suffix(".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        ctx.log(f"writing the {inputs.variant} checkpoint")
+        checkpoint.write(temporary, inputs.variant, inputs.tensor_parallel)
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                sync(path)
+        temporary.rename(hub.checkpoint)
+        repository = Repository.of(hub.checkpoint, inputs.repo)
+        size = sum(f.size for f in repository.files)
+        ctx.log(f"{len(repository.files)} files, {size} bytes, revision {repository.revision}")
+        stats = {f.path: stamp(hub.checkpoint / f.path) for f in repository.files}
+        write_json(hub.manifest, {**repository.dump(), "stats": stats})
+
+    def _start(self, ctx: Context, hub: Hub, before: dict[str, Any]) -> None:
+        # The port of before, so that what was made of the endpoint stays true.
+        wanted = ctx.inputs.port or before.get("port") or 0
+        if wanted and not free(wanted):
+            if ctx.inputs.port:
+                raise StepFailure(
+                    f"port {wanted} is taken",
+                    code="port_taken",
+                    cause=f"another program listens on {HOST}:{wanted}",
+                    remedy="set the step's `port` to 0 to have a free one chosen",
+                )
+            ctx.log(f"port {wanted} was taken in the meantime: choosing another")
+            wanted = 0
+        argv = [sys.executable, "-m", "runbook.steps.publish.server"]
+        argv += ["--manifest", str(hub.manifest), "--state", str(hub.state)]
+        argv += ["--port", str(wanted)]
+        # Not a part of this attempt: it must outlive it, and must not be ended with it.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RUNBOOK_ATTEMPT")}
+        with hub.log.open("ab") as log:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=environment,
+                start_new_session=True,
+                close_fds=True,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            state = hub.read_state()
+            if hub.serves(state):
+                ctx.log(f"serving {state['repo']} at http://{HOST}:{state['port']}")
+                return
+            if process.poll() is not None:
+                break
+            time.sleep(0.02)
+        else:
+            process.kill()
+        tail = hub.log.read_text(errors="replace").splitlines()[-5:]
+        raise StepFailure(
+            "the local hub did not start",
+            code="server_not_started",
+            cause="\n".join(tail),
+            remedy=f"read {hub.log}",
+            retryable=True,
+        )
+
+
+@dataclass(frozen=True)
+class Hub:
+    """The files of the step, and the server that belongs to them."""
+
+    folder: Path
+    digest: str
+
+    @classmethod
+    def of(cls, ctx: Context) -> Hub:
+        """Named by everything that the checkpoint is written from."""
+        made_from = hashlib.sha256()
+        for value in (ctx.inputs.repo, ctx.inputs.variant, str(ctx.inputs.tensor_parallel)):
+            made_from.update(value.encode() + b"\0")
+        for source in writer_sources():
+            made_from.update(source.read_bytes())
+        return cls(ctx.workspace / "hub", made_from.hexdigest()[:16])
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / self.digest
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / f"{self.digest}.json"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "server.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "server.log"
+
+    def read_manifest(self) -> dict[str, Any] | None:
+        return read_json(self.manifest)
+
+    def read_state(self) -> dict[str, Any]:
+        return read_json(self.state) or {}
+
+    def damage(self, manifest: dict[str, Any]) -> str:
+        """What of the checkpoint is not as it was written; empty if all is."""
+        for name, recorded in manifest["stats"].items():
+            try:
+                found = stamp(self.checkpoint / name)
+            except OSError:
+                return f"{name} is missing in {self.checkpoint}"
+            if found != recorded:
+                return f"{name} in {self.checkpoint} was changed"
+        return ""
+
+    def serves(self, state: dict[str, Any]) -> bool:
+        """Whether the recorded process is alive, is ours and answers for this manifest."""
+        process = Identity.load(state.get("process"))
+        manifest = self.read_manifest()
+        return (
+            process is not None
+            and manifest is not None
+            and process.alive()
+            and state.get("manifest") == str(self.manifest)
+            and answers(state["port"], manifest["name"], manifest["revision"])
+        )
+
+    def stop(self) -> None:
+        process = Identity.load(self.read_state().get("process"))
+        if process is not None and process.alive():
+            stop_session(process.pid, grace=2.0)
+
+    def remove_others(self) -> None:
+        """Remove checkpoints that were written from other inputs or by other code."""
+        for path in self.folder.iterdir():
+            if path.is_dir() and path != self.checkpoint:
+                shutil.rmtree(path)
+                path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def writer_sources() -> list[Path]:
+    """The code that writes the checkpoint: it decides the bytes, so it is part of the inputs."""
+    here = Path(__file__).parent
+    package = here / "checkpoint"
+    found = package.rglob("*.py") if package.is_dir() else here.glob("checkpoint*.py")
+    return sorted(found)
+
+
+def answers(port: int, name: str, revision: str) -> bool:
+    """Ask for the revision by one plain request: http.client alone would double a check's time."""
+    request = f"HEAD /api/models/{name}/revision/{revision} HTTP/1.1\r\nHost: {HOST}\r\n\r\n"
+    try:
+        with socket.create_connection((HOST, port), timeout=PROBE_SECONDS) as connection:
+            connection.sendall(request.encode())
+            return connection.recv(64).startswith(b"HTTP/1.1 200")
+    except OSError:
+        return False
+
+
+def free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def stamp(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

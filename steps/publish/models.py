@@ -1,0 +1,49 @@
+"""Inputs and outputs of `uses: publish`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+REPO = r"^[A-Za-z0-9][\w.-]*/[\w.-]+$"
+
+
+class Inputs(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    variant: Literal["v3", "v4"] = Field(
+        description="Which architecture to write: v4 needs a processor with avx512_bf16"
+    )
+    tensor_parallel: int = Field(
+        default=1, ge=1, le=2, description="Number of ranks that the shapes must divide by"
+    )
+    repo: str = Field(
+        default="runbook/tiny-deepseek-v4-w4a16-fp8",
+        pattern=REPO,
+        description="Name under which the local hub serves the checkpoint, `owner/name`",
+    )
+    port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="Port of the local hub; 0 takes a free one and keeps it over restarts",
+    )
+
+
+class Process(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    pid: int = Field(description="Process id")
+    start_time: int = Field(description="Clock ticks after boot, field 22 of /proc/PID/stat")
+    boot_id: str = Field(description="/proc/sys/kernel/random/boot_id")
+
+
+class Outputs(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    endpoint: str = Field(description="URL of the local hub, for HF_ENDPOINT")
+    repo: str = Field(description="`owner/name` of the repository that it serves")
+    revision: str = Field(description="Commit hash, 40 hex digits, derived from the content")
+    variant: Literal["v3", "v4"] = Field(description="Architecture of the checkpoint")
+    process: Process = Field(description="The server")

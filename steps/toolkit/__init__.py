@@ -1,0 +1,259 @@
+"""The step `toolkit`: a CUDA toolkit inside the workspace, without sudo and without conda.
+
+Its packages are named by a lock, checked by hash, and proven by compiling a kernel for the card.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from runbook.protocol import (
+    Check,
+    Context,
+    Model,
+    PreconditionNotMet,
+    Reason,
+    StepFailure,
+    Work,
+)
+from runbook.steps.toolkit import stamp
+
+if TYPE_CHECKING:
+    from runbook.steps.toolkit.provider import Provider, Toolchain
+
+# Without any of these nvcc cannot compile; paths below CUDA_HOME, as far as they exist there.
+KEY_FILES = (
+    "bin/nvcc",
+    "bin/nvcc.profile",
+    "bin/ptxas",
+    "bin/cudafe++",
+    "bin/fatbinary",
+    "bin/nvlink",
+    "nvvm/bin/cicc",
+    "nvvm/libdevice/libdevice.10.bc",
+)
+
+
+class Toolkit:
+    version = "1"
+    Inputs = Model("runbook.steps.toolkit.models:Inputs")
+    Outputs = Model("runbook.steps.toolkit.models:Outputs")
+
+    def files(self, inputs: SimpleNamespace) -> Iterable[Path]:
+        return [lock_of(inputs)]
+
+    def check(self, ctx: Context) -> Check:
+        prefix = ctx.workspace / ctx.inputs.prefix
+        made = stamp.read(prefix)
+        reason = self._quick(ctx, prefix, made)
+        if reason is None and made is not None and ctx.deep:
+            reason = self._deep(ctx, prefix, made)
+        if reason is None and made is not None:
+            return Check.satisfied(made["outputs"])
+        assert reason is not None
+        return Check.unsatisfied(reason, work=self._work(ctx, prefix, made))
+
+    def apply(self, ctx: Context) -> None:
+        require_platform()
+        prefix = ctx.workspace / ctx.inputs.prefix
+        provider = provider_of(ctx)
+        try:
+            self._claim(prefix, provider.name)
+            toolchain = provider.install(ctx)
+            self._prove_and_record(ctx, provider, toolchain)
+        except OSError as error:
+            raise disk_failure(error) from error
+
+    def undo(self, ctx: Context) -> None:
+        prefix = ctx.workspace / ctx.inputs.prefix
+        if stamp.read(prefix) is not None:
+            # The stamp, which says that the folder is ours, must go last.
+            for entry in list(prefix.iterdir()):
+                if entry.name != stamp.NAME:
+                    remove(entry)
+            remove(prefix)
+        remove(prefix.with_name(f"{prefix.name}.partial"))
+
+    def _quick(self, ctx: Context, prefix: Path, made: Mapping[str, Any] | None) -> Reason | None:
+        """Why the toolkit is not as wanted, by a few stat calls; None if it is."""
+        if made is None:
+            return Reason("toolkit_missing", f"no CUDA toolkit in {prefix}")
+        if not made["complete"]:
+            return Reason("toolkit_incomplete", "its installation was not completed")
+        if made["provider"] != ctx.inputs.provider:
+            return Reason(
+                "provider_changed", f"it came from {made['provider']}, not {ctx.inputs.provider}"
+            )
+        if made["prefix"] != str(prefix):
+            return Reason("toolkit_moved", f"it was made for {made['prefix']}")
+        lock = lock_of(ctx.inputs)
+        if made["lock"] != stamp.digest(lock):
+            return Reason("lock_changed", f"it is not the one that {lock.name} names")
+        if made["architecture"] != ctx.inputs.architecture:
+            return Reason(
+                "architecture_changed",
+                f"it is proven for {made['architecture']}, not for {ctx.inputs.architecture}",
+            )
+        if file := stamp.changed(prefix, made):
+            return Reason("toolkit_damaged", f"{file} is missing or was changed")
+        outputs = made["outputs"]
+        gone = [tool for tool in (outputs["cc"], outputs["cxx"]) if not os.access(tool, os.X_OK)]
+        if gone:
+            return Reason("host_compiler_missing", f"{gone[0]} is gone")
+        return None
+
+    def _deep(self, ctx: Context, prefix: Path, made: Mapping[str, Any]) -> Reason | None:
+        """The same by reading every file, running nvcc and compiling a kernel."""
+        from runbook.steps.toolkit import proof
+
+        damage = provider_of(ctx).damage()
+        if damage:
+            return Reason("toolkit_damaged", f"{damage[0]} is missing or was changed")
+        outputs = made["outputs"]
+        try:
+            version = proof.nvcc_version(Path(outputs["nvcc"]))
+            if version != outputs["nvcc_version"]:
+                return Reason("toolkit_damaged", f"nvcc says {version}")
+            proof.compile_kernel(
+                ctx,
+                Path(outputs["nvcc"]),
+                ctx.inputs.architecture,
+                outputs["env"],
+                search_path(outputs["path"]),
+            )
+        except StepFailure as failure:
+            return Reason(failure.code, f"{failure.message}: {failure.cause}", failure.remedy)
+        return None
+
+    def _work(self, ctx: Context, prefix: Path, made: Mapping[str, Any] | None) -> Work:
+        """A whole installation; nothing to speak of if only the proof is to be made."""
+        if (
+            made is not None
+            and made["complete"]
+            and made["lock"] == stamp.digest(lock_of(ctx.inputs))
+        ):
+            return Work(seconds=5)
+        try:
+            return provider_of(ctx).work()
+        except StepFailure:
+            return Work()  # an unreadable lock: `apply` says so
+
+    def _claim(self, prefix: Path, provider: str) -> None:
+        """Make the prefix ours, empty if the other provider filled it."""
+        if prefix.exists() and not prefix.is_dir():
+            raise prefix_taken(prefix)
+        made = stamp.read(prefix)
+        if made is None and prefix.is_dir() and any(not stamp.is_ours(e) for e in prefix.iterdir()):
+            raise prefix_taken(prefix)
+        if made is not None and made["provider"] != provider:
+            for entry in list(prefix.iterdir()):
+                if entry.name != stamp.NAME:
+                    remove(entry)
+        stamp.claim(prefix, provider)
+
+    def _prove_and_record(self, ctx: Context, provider: Provider, toolchain: Toolchain) -> None:
+        from runbook.steps.toolkit import proof
+
+        home, compiler = toolchain.home, toolchain.compiler
+        nvcc = home / "bin" / "nvcc"
+        path = [str(folder) for folder in toolchain.path]
+        version = proof.nvcc_version(nvcc)
+        proof.compile_kernel(ctx, nvcc, ctx.inputs.architecture, toolchain.env, search_path(path))
+        outputs = {
+            "provider": provider.name,
+            "cuda_home": str(home),
+            "nvcc": str(nvcc),
+            "nvcc_version": version,
+            "ptxas": str(home / "bin" / "ptxas"),
+            "cc": compiler.cc,
+            "cxx": compiler.cxx,
+            "gcc_version": compiler.version,
+            "env": dict(toolchain.env),
+            "path": path,
+        }
+        stamp.complete(
+            provider.prefix,
+            {
+                "provider": provider.name,
+                "prefix": str(provider.prefix),
+                "lock": stamp.digest(provider.lock),
+                "architecture": ctx.inputs.architecture,
+                "outputs": outputs,
+            },
+            [file for name in KEY_FILES if (file := home / name).exists()],
+        )
+
+
+def lock_of(inputs: SimpleNamespace) -> Path:
+    """The lock file of the wanted toolkit."""
+    import runbook.env
+
+    if inputs.lock is not None:
+        return Path(inputs.lock).absolute()
+    shipped = (
+        "cuda.conda-lock.yml"
+        if inputs.provider == "conda"
+        else f"cuda-{inputs.components}.requirements.txt"
+    )
+    return Path(os.fspath(runbook.env.__file__)).parent / shipped
+
+
+def provider_of(ctx: Context) -> Provider:
+    prefix = ctx.workspace / ctx.inputs.prefix
+    from runbook.steps.toolkit.pypi import Pypi
+
+    return Pypi(ctx.inputs, lock_of(ctx.inputs), prefix, ctx.cache)
+
+
+def search_path(folders: Iterable[str]) -> str:
+    """PATH with folders put before it."""
+    return ":".join([*folders, os.environ.get("PATH", os.defpath)])
+
+
+def require_platform() -> None:
+    machine = os.uname()
+    if (machine.sysname, machine.machine) != ("Linux", "x86_64"):
+        raise PreconditionNotMet(
+            "the locked CUDA toolkits are for Linux on x86_64",
+            code="platform_unsupported",
+            cause=f"this is {machine.sysname} on {machine.machine}",
+            remedy="run on an x86_64 machine with Linux",
+        )
+
+
+def prefix_taken(prefix: Path) -> StepFailure:
+    return StepFailure(
+        f"{prefix} exists and is not a toolkit of runbook",
+        code="prefix_taken",
+        remedy="move it away, or name another folder in `prefix`",
+        where=str(prefix),
+    )
+
+
+def disk_failure(error: OSError) -> StepFailure:
+    """An OSError of our own file work, in words."""
+    import errno
+
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return StepFailure(
+        "the disk is full" if full else "the toolkit cannot be written",
+        code="disk_full" if full else "cannot_write",
+        cause=str(error),
+        remedy="free some space and run again: what is complete is kept"
+        if full
+        else "make the workspace and the cache writable, then run again",
+    )
+
+
+def remove(path: Path) -> None:
+    """Remove a file, link or folder, if it is there."""
+    import shutil
+
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

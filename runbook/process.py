@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,21 +78,45 @@ def session_members(sid: int) -> list[int]:
     return found
 
 
-def stop_session(sid: int, grace: float) -> list[int]:
-    """End all processes of a session: SIGTERM, `grace` seconds, SIGKILL, then a look that none
-    is left. Returns the pids that outlived SIGKILL by five seconds (empty in practice)."""
+def marked(variable: str, prefix: str) -> list[int]:
+    """The living processes whose environment was started with `variable=prefix...`: descendants
+    are found even when they have left their session. Those of other users cannot be seen."""
+    needle = f"{variable}={prefix}".encode()
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        try:
+            environment = Path(f"/proc/{entry}/environ").read_bytes()
+        except OSError:
+            continue
+        if any(item.startswith(needle) for item in environment.split(b"\0")):
+            fields = _stat(int(entry))
+            if fields is not None and fields[0] not in ("Z", "X"):
+                found.append(int(entry))
+    return found
+
+
+def stop(find: Callable[[], list[int]], grace: float) -> list[int]:
+    """End the processes that `find` finds: SIGTERM, `grace` seconds, SIGKILL, then a look that
+    none is left. Returns those that outlived SIGKILL by five seconds (none, in practice)."""
+    members = find()
+    _signal_all(members, signal.SIGTERM)
     deadline = time.monotonic() + grace
-    _signal_all(session_members(sid), signal.SIGTERM)
-    while members := session_members(sid):
-        if time.monotonic() >= deadline:
-            break
+    while members and time.monotonic() < deadline:
         time.sleep(0.02)
+        members = find()
     deadline = time.monotonic() + 5
     while members and time.monotonic() < deadline:
         _signal_all(members, signal.SIGKILL)
         time.sleep(0.02)
-        members = session_members(sid)
+        members = find()
     return members
+
+
+def stop_session(sid: int, grace: float) -> list[int]:
+    """`stop` for all processes of a session."""
+    return stop(lambda: session_members(sid), grace)
 
 
 def _signal_all(pids: list[int], number: int) -> None:

@@ -1,0 +1,186 @@
+"""The same answers for people: terse, plain, one line a step, the reason at the right."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+COLOURS = {
+    "satisfied": "32",
+    "failed": "31",
+    "unmet": "31",
+    "blocked": "33",
+    "waiting": "33",
+    "cancelled": "33",
+    "interrupted": "33",
+    "orphaned": "33",
+    "stopped": "33",
+    "retrying": "33",
+    "running": "36",
+    "run": "36",
+}
+
+
+def is_terminal(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, key: str) -> str:
+    """Colour on a terminal (unless NO_COLOR is set), the text alone elsewhere."""
+    colour = COLOURS.get(key)
+    if colour is None or not is_terminal(sys.stdout) or os.environ.get("NO_COLOR"):
+        return text
+    return f"\033[{colour}m{text}\033[0m"
+
+
+def table(rows: Iterable[Sequence[str]], key: int = 1) -> str:
+    """Rows in columns, the last one cut to the terminal's width; column `key` is coloured."""
+    rows = [[*row] for row in rows]
+    if not rows:
+        return ""
+    count = len(rows[0])
+    widths = [max(len(row[i]) for row in rows) for i in range(count - 1)]
+    width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else 0
+    room = width - sum(widths) - 2 * count if width else 0
+    lines = []
+    for row in rows:
+        cells = [
+            paint(cell.ljust(w), row[key].strip()) if i == key else cell.ljust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=False))
+        ]
+        last = row[-1]
+        if room > 8 and len(last) > room:
+            last = last[: room - 1] + "…"
+        lines.append(("  " + "  ".join([*cells, last])).rstrip())
+    return "\n".join(lines)
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units, as disks and downloads are sold."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def ago(moment: str | None) -> str:
+    if not moment:
+        return ""
+    then = datetime.fromisoformat(moment)
+    seconds = max(0.0, (datetime.now(UTC) - then).total_seconds())
+    if seconds < 60:
+        return f"{seconds:.0f} s ago"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min ago"
+    if seconds < 172800:
+        return f"{seconds / 3600:.0f} h ago"
+    return f"{seconds / 86400:.0f} days ago"
+
+
+def amount(progress: Mapping[str, Any]) -> str:
+    """A progress event in words."""
+    done, total, unit = progress["done"], progress["total"], progress["unit"]
+    if unit == "bytes":
+        text = size(done) + (f" of {size(total)}" if total else "")
+    else:
+        text = f"{done:g}" + (f" of {total:g}" if total else "") + (f" {unit}" if unit else "")
+    if total:
+        text += f" ({100 * done / total:.0f} %)"
+    return " ".join(part for part in (progress["message"], text) if part)
+
+
+def reason_text(reasons: Sequence[Mapping[str, Any]]) -> str:
+    return "; ".join(reason["message"] for reason in reasons)
+
+
+def error_text(error: Mapping[str, Any]) -> str:
+    """The one clear error that every failure ends in."""
+    step = f"step {error['step']}: " if error.get("step") else ""
+    lines = [f"error: {step}{error['message']}"]
+    for label, key in (
+        ("where", "where"),
+        ("cause", "cause"),
+        ("remedy", "remedy"),
+        ("log", "log"),
+    ):
+        if error.get(key):
+            value = str(error[key]).strip().replace("\n", "\n          ")
+            lines.append(f"  {label + ':':<7} {value}")
+    if error.get("retryable"):
+        lines.append("  retry:  may help")
+    return "\n".join(lines)
+
+
+def plan(answer: Mapping[str, Any]) -> str:
+    rows = []
+    for entry in answer["steps"]:
+        cost = [size(entry["work"]["bytes"])] if entry["work"]["bytes"] else []
+        cost += [f"~{duration(entry['work']['seconds'])}"] if entry["work"]["seconds"] else []
+        if entry["approve"]:
+            cost.append("asks for approval")
+        rows.append(
+            (entry["id"], entry["decision"], ", ".join(cost), reason_text(entry["reasons"]))
+        )
+    lines = [f"{answer['book']}  {answer['workspace']}", table(rows)]
+    work = answer["work"]
+    if any(work.values()):
+        lines.append(
+            f"in all: {size(work['bytes'])} to download, {size(work['disk'])} of disk"
+            + (f", about {duration(work['seconds'])}" if work["seconds"] else "")
+        )
+    return "\n".join(lines)
+
+
+def status(answer: Mapping[str, Any]) -> str:
+    rows = []
+    for entry in answer["steps"]:
+        detail = ""
+        if entry["error"]:
+            detail = entry["error"]["message"]
+        elif entry["progress"]:
+            detail = amount(entry["progress"])
+        elif entry["question"]:
+            detail = entry["question"]
+        elif entry["seconds"]:
+            detail = f"took {duration(entry['seconds'])}"
+        rows.append((entry["id"], entry["state"], ago(entry["since"]), detail))
+    lines = [f"{answer['book']}  {answer['workspace']}", table(rows)]
+    if answer["run"] is not None:
+        lines.append(f"run {answer['run']['id']}: {answer['run']['state']}")
+    if answer["endpoint"]:
+        lines.append(f"endpoint {answer['endpoint']}")
+    failed = [e for e in answer["steps"] if e["error"] and e["state"] != "satisfied"]
+    lines += [error_text({**entry["error"], "step": entry["id"]}) for entry in failed]
+    return "\n".join(lines)
+
+
+def event(item: Mapping[str, Any]) -> str:
+    """One event as a line."""
+    skip = {"seq", "time", "type", "step", "attempt"}
+    what = f"{item['type']:<18} {item.get('step', ''):<10}"
+    if item["type"] == "attempt.progress":
+        rest = amount(item)
+    elif item.get("error"):
+        rest = item["error"]["message"]
+    elif item.get("reasons"):
+        rest = f"{item.get('decision', '')}: {reason_text(item['reasons'])}"
+    else:
+        rest = " ".join(
+            f"{k}={v}" for k, v in item.items() if k not in skip and v not in ("", None)
+        )
+    return f"{item['seq']:>5}  {item['time']}  {what}  {rest}".rstrip()

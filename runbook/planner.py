@@ -1,0 +1,138 @@
+"""Decides what a run does with each step. Pure: no clock, no files, no processes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from runbook.errors import USAGE, RunbookError
+from runbook.protocol import Check, Reason
+
+Verb: TypeAlias = Literal["run", "adopt", "skip", "later", "inactive", "unmet"]
+"""run: apply it · adopt: record what is there · skip: nothing to do · later: decided after an
+upstream step ran · inactive: its `when` is false · unmet: outside the selection, and not there"""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    verb: Verb
+    reasons: tuple[Reason, ...] = ()
+
+    @property
+    def code(self) -> str:
+        return self.reasons[0].code if self.reasons else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which steps a run may apply, and which of them it must."""
+
+    runnable: frozenset[str]
+    forced: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is known of one step when it is decided.
+
+    `changed` names the parts of the fingerprint that differ from the checkpoint's;
+    `last_attempt` is the state of the last attempt when it did not succeed.
+    """
+
+    check: Check
+    has_checkpoint: bool = False
+    changed: tuple[str, ...] = ()
+    outputs_differ: bool = False
+    last_attempt: Literal["", "interrupted", "failed"] = ""
+    forced: bool = False
+    runnable: bool = True
+
+
+def select(
+    steps: Sequence[Mapping[str, Any]],
+    *,
+    start: str | None = None,
+    until: str | None = None,
+    only: Collection[str] = (),
+    force: Collection[str] = (),
+) -> Selection:
+    """Apply `--from`, `--until`, `--only` and `--force`. Order is that of the document."""
+    order = [step["id"] for step in steps]
+    for name in (*([start] if start else []), *([until] if until else []), *only, *force):
+        if name not in order:
+            raise unknown_step(name, order)
+    if only and (start or until):
+        raise RunbookError(
+            "--only cannot be combined with --from or --until",
+            code="usage",
+            exit_code=USAGE,
+            remedy="use --from and --until for a range, --only for single steps",
+        )
+    first = order.index(start) if start else 0
+    last = order.index(until) if until else len(order) - 1
+    if last < first:
+        raise RunbookError(
+            f"--until {until} comes before --from {start}",
+            code="usage",
+            exit_code=USAGE,
+            remedy="give the two in the order of the document: " + ", ".join(order),
+        )
+    chosen = set(only) if only else set(order[first : last + 1])
+    always = {step["id"] for step in steps if step["always"]}
+    forced = set(force) | set(only) | ({start} if start else set())
+    return Selection(frozenset(chosen | always | set(force)), frozenset(forced))
+
+
+def unknown_step(name: str, order: Sequence[str]) -> RunbookError:
+    import difflib
+
+    near = difflib.get_close_matches(name, order, 1)
+    return RunbookError(
+        f"there is no step `{name}`" + (f"; did you mean `{near[0]}`?" if near else ""),
+        code="unknown_step",
+        exit_code=USAGE,
+        remedy="the steps are: " + ", ".join(order),
+    )
+
+
+UPSTREAM = Decision("later", (Reason("upstream", "decided after an earlier step ran", "", "info"),))
+INACTIVE = Decision("inactive", (Reason("when", "its `when` is false", "", "info"),))
+
+
+def decide(view: View) -> Decision:
+    """The decision table of the design, one row an `if`, the first that fits."""
+    check = view.check
+    errors = tuple(r for r in check.reasons if r.severity == "error")
+    if not view.runnable:
+        if check.ok and not view.changed:
+            return Decision("skip", (_info("up_to_date", "up to date"),))
+        if check.ok:
+            return Decision("skip", (_info("stale", "holds, but its definition has changed"),))
+        return Decision("unmet", errors or (Reason("not_done", "not done yet"),))
+    if view.forced:
+        return Decision("run", (_info("forced", "asked for"),))
+    if not view.has_checkpoint:
+        if check.ok:
+            return Decision("adopt", (_info("adopted", "found done"),))
+        if view.last_attempt == "interrupted":
+            return Decision("run", (_info("interrupted", "continues where it stopped"), *errors))
+        if view.last_attempt == "failed":
+            return Decision("run", (_info("failed_before", "failed before"), *errors))
+        return Decision("run", (_info("never_ran", "never ran"), *errors))
+    if view.changed:
+        parts = ", ".join(view.changed)
+        return Decision("run", (_info("changed", f"changed: {parts}"), *errors))
+    if check.ok:
+        if view.outputs_differ:
+            return Decision("adopt", (_info("adopted", "found done, with other outputs"),))
+        return Decision("skip", (_info("up_to_date", "up to date"),))
+    if view.last_attempt == "interrupted":
+        return Decision("run", (_info("interrupted", "continues where it stopped"), *errors))
+    if view.last_attempt == "failed":
+        return Decision("run", (_info("failed_before", "failed before"), *errors))
+    return Decision("run", (_info("drifted", "no longer as it was made"), *errors))
+
+
+def _info(code: str, message: str) -> Reason:
+    return Reason(code, message, "", "info")

@@ -1,0 +1,100 @@
+"""Shows a run while it goes on: lines as steps end; on a terminal also what is being done."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from runbook import human
+
+
+class Lines:
+    """Plain output: a line when an attempt starts, fails or ends, and when a step is decided."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        kind = event["type"]
+        step = event.get("step", "")
+        if kind == "step.satisfied":
+            self.line(step, "satisfied", "", human.reason_text(event["reasons"]))
+        elif kind == "step.decided" and event["decision"] == "run":
+            self.line(step, "running", "", human.reason_text(event["reasons"]))
+        elif kind == "step.decided":
+            self.line(step, event["decision"], "", human.reason_text(event["reasons"]))
+        elif kind == "step.waiting" and event["state"] == "waiting":
+            self.line(step, "waiting", "", event["question"])
+        elif kind == "step.blocked":
+            self.line(step, "blocked", "", "needs " + ", ".join(event["needs"]))
+        elif kind == "attempt.succeeded":
+            self.line(step, "satisfied", human.duration(event["seconds"]), "done")
+        elif kind == "attempt.failed":
+            again = event.get("retry_in")
+            note = f"; again in {human.duration(again)}" if again is not None else ""
+            took = human.duration(event["seconds"])
+            self.line(step, "failed", took, event["error"]["message"] + note)
+
+    def line(self, step: str, state: str, took: str, detail: str) -> None:
+        row = (step.ljust(self.width), state.ljust(9), took.rjust(10), detail)
+        self.print(human.table([row]))
+
+    def print(self, text: str) -> None:
+        print(text, flush=True)
+
+    def progress(self, step: str, message: Mapping[str, Any]) -> None:
+        """Plain output shows no progress: `runbook status` does."""
+
+    def close(self) -> None:
+        pass
+
+
+class Live(Lines):
+    """On a terminal: the same lines, and below them a bar for each running attempt."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.fields[step]}"),
+            BarColumn(bar_width=20),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[detail]}", table_column=None),
+            console=Console(file=sys.stdout),
+            transient=True,
+        )
+        self._tasks: dict[str, Any] = {}
+        self._progress.start()
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        step = event.get("step", "")
+        if event["type"] == "attempt.started":
+            self._tasks[step] = self._progress.add_task(step, total=None, step=step, detail="")
+        elif event["type"] in ("attempt.succeeded", "attempt.failed") and step in self._tasks:
+            self._progress.remove_task(self._tasks.pop(step))
+        super().event(event)
+
+    def progress(self, step: str, message: Mapping[str, Any]) -> None:
+        if step in self._tasks:
+            self._progress.update(
+                self._tasks[step],
+                completed=message["done"],
+                total=message["total"],
+                detail=human.amount(message),
+            )
+
+    def print(self, text: str) -> None:
+        from rich.text import Text
+
+        self._progress.console.print(Text.from_ansi(text), no_wrap=True, overflow="ellipsis")
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def reporter(width: int) -> Lines:
+    return Live(width) if human.is_terminal(sys.stdout) else Lines(width)

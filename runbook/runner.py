@@ -1,0 +1,85 @@
+"""Puts an executor and a reporter together for `runbook run`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from runbook.errors import INTERNAL, RunbookError, error_data
+from runbook.executor import Executor
+from runbook.planner import Selection
+from runbook.state import Workspace
+
+
+def execute(
+    book: Mapping[str, Any],
+    workspace: Workspace,
+    selection: Selection,
+    lock: int,
+    *,
+    jobs: int,
+    approved: Collection[str],
+    approve_all: bool,
+    as_json: bool,
+) -> tuple[dict[str, Any], int]:
+    """Run; returns `{body, error}` of the final document, and the exit code."""
+    reporter: Any = None
+    if as_json:
+
+        def listener(event: Mapping[str, Any]) -> None:
+            print(json.dumps(event, ensure_ascii=False), flush=True)
+
+        def on_progress(step: str, message: Mapping[str, Any]) -> None:
+            pass
+    else:
+        from runbook.progress import reporter as make
+
+        reporter = make(max(len(step["id"]) for step in book["steps"]))
+        listener, on_progress = reporter.event, reporter.progress
+    executor = Executor(
+        book,
+        workspace,
+        selection,
+        lock,
+        jobs=jobs,
+        approved=approved,
+        approve_all=approve_all,
+        listener=listener,
+        on_progress=on_progress,
+    )
+    error: dict[str, Any] | None
+    try:
+        code = executor.execute()
+        error = executor.error()
+    except Exception as problem:
+        from runbook import crash
+
+        file = crash.write(problem, workspace.state)
+        code = INTERNAL
+        error = error_data(
+            RunbookError(
+                f"internal error: {type(problem).__name__}: {problem}",
+                code="internal",
+                exit_code=code,
+                cause="a defect of runbook; what steps have finished is recorded",
+                remedy=f"report it with {file}; `runbook run` continues",
+                log=str(file),
+            )
+        )
+    finally:
+        if reporter is not None:
+            reporter.close()
+        os.close(lock)
+    outputs = executor.evaluator.outputs
+    endpoints = [o["endpoint"] for o in outputs.values() if o.get("endpoint")]
+    body = {
+        "book": book["name"],
+        "workspace": str(workspace.root),
+        "run": executor.run.name if executor.run is not None else None,
+        "steps": list(executor.steps.values()),
+        "outputs": outputs,
+        "endpoint": endpoints[-1] if endpoints else None,
+    }
+    return {"body": body, "error": error}, code

@@ -1,0 +1,256 @@
+"""The step `mtp`: checks that a checkpoint has its draft head and that the vLLM which will load
+it loads it right, and mends what can be mended in new files beside the download."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runbook.protocol import (
+    Check,
+    Context,
+    Json,
+    Model,
+    PreconditionNotMet,
+    Reason,
+    StepFailure,
+)
+
+if TYPE_CHECKING:
+    from runbook.steps.mtp.lint import Finding
+    from runbook.steps.mtp.subject import Subject
+
+STAMP = ".mtp.json"
+SPARE = 1 << 30
+"""Bytes of disk that must stay free."""
+
+
+class Mtp:
+    """Makes `destination` from `source`, with links where nothing changes. A stamp in it records
+    the inputs and the size and time of each file, so that a quick check only calls stat."""
+
+    version = "1"
+    Inputs = Model("runbook.steps.mtp.models:Inputs")
+    Outputs = Model("runbook.steps.mtp.models:Outputs")
+
+    def check(self, ctx: Context) -> Check:
+        source, destination = _folders(ctx)
+        try:
+            stamp = json.loads((destination / STAMP).read_text())
+        except FileNotFoundError:
+            return Check.unsatisfied(Reason("not_made", f"{destination} is not made"))
+        except ValueError:
+            return Check.unsatisfied(Reason("stamp_damaged", f"{destination / STAMP} is damaged"))
+        if stamp.get("inputs") != _digest(ctx):
+            return Check.unsatisfied(Reason("inputs_changed", "made from other inputs"))
+        for folder, key, code in (
+            (source, "source", "source_changed"),
+            (destination, "files", "result_changed"),
+        ):
+            if changed := _difference(stamp[key], _stats(folder)):
+                return Check.unsatisfied(Reason(code, f"{folder}: {changed}"))
+        if ctx.deep and (reason := _relint(ctx, destination)):
+            return Check.unsatisfied(reason)
+        return Check.satisfied(_outputs(destination, stamp))
+
+    def apply(self, ctx: Context) -> None:
+        from runbook.steps.mtp import mend, write
+        from runbook.steps.mtp.lint import examine
+
+        source, destination = _folders(ctx)
+        before = _stats(source)
+        about = _open(source)
+        findings = _findings(ctx, about)
+        for finding in findings:
+            ctx.log(f"{finding.severity}: {finding.id}: {finding.detail}")
+        if ctx.inputs.mend == "auto":
+            plan = mend.plan(about, findings, ctx.inputs.aliases)
+        else:
+            plan = mend.Plan(about.checkpoint.config)
+        _refuse(source, [f for f in findings if f.id not in plan.mended])
+        _afford(destination, write.cost(about.checkpoint, plan))
+        for shard in sorted(plan.shards):
+            ctx.log(f"writing {shard} anew")
+        partial = destination.with_name(destination.name + ".partial")
+        write.build(
+            source,
+            about.checkpoint,
+            plan,
+            partial,
+            lambda done, total: ctx.progress(done, total, "bytes", "mending weights"),
+        )
+        made = _open(partial)
+        left = _findings(ctx, made)
+        _refuse(partial, left)
+        if _difference(before, _stats(source)):
+            raise StepFailure(
+                f"{source} changed while it was read",
+                code="source_changed",
+                remedy="run again once nothing writes there",
+                retryable=True,
+            )
+        for finding in left:
+            ctx.log(f"left: {finding.severity}: {finding.id}: {finding.detail}")
+        incomplete = {"mtp_stripped", "mtp_incomplete"}
+        head = not incomplete & {f.id for f in examine(made, ctx.inputs.target)}
+        stamp = {
+            "inputs": _digest(ctx),
+            "source": before,
+            "files": _stats(partial),
+            "findings": sum(f.severity != "info" for f in left),
+            "head": head,
+            "mended": sorted(plan.mended),
+        }
+        write.write_json(partial / STAMP, stamp)
+        _replace(partial, destination)
+
+    def undo(self, ctx: Context) -> None:
+        _, destination = _folders(ctx)
+        for suffix in ("", ".partial", ".old"):
+            folder = destination.with_name(destination.name + suffix)
+            if folder.is_dir() and not folder.is_symlink():
+                shutil.rmtree(folder)
+
+
+def _folders(ctx: Context) -> tuple[Path, Path]:
+    own = str(ctx.inputs.destination or "model")
+    source, destination = Path(ctx.inputs.source), ctx.workspace / own
+    inside = destination.resolve().is_relative_to(ctx.workspace.resolve())
+    if not inside or destination.resolve() in (ctx.workspace.resolve(), source.resolve()):
+        raise StepFailure(
+            f"destination {own} is not a folder of its own inside the workspace",
+            code="bad_destination",
+            remedy="give a folder inside the workspace, such as model",
+        )
+    return source, destination
+
+
+def _digest(ctx: Context) -> str:
+    values = {**vars(ctx.inputs), "version": Mtp.version}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _stats(folder: Path) -> dict[str, list[int]]:
+    """Size and time of modification in nanoseconds of each file of a folder."""
+    found: dict[str, list[int]] = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_file() and not entry.name.startswith("."):
+                    status = entry.stat()
+                    found[entry.name] = [status.st_size, status.st_mtime_ns]
+    except FileNotFoundError:
+        pass
+    return found
+
+
+def _difference(recorded: Mapping[str, Any], present: Mapping[str, list[int]]) -> str:
+    """The first file that is not as recorded, in words; empty if there is none."""
+    for name, status in recorded.items():
+        if name not in present:
+            return f"{name} is gone"
+        if present[name] != status:
+            return f"{name} changed"
+    return next((f"{name} is new" for name in present if name not in recorded), "")
+
+
+def _outputs(destination: Path, stamp: Mapping[str, Any]) -> dict[str, Json]:
+    return {
+        "path": str(destination),
+        "findings": stamp["findings"],
+        "head": stamp["head"],
+        "mended": stamp["mended"],
+    }
+
+
+def _open(folder: Path) -> Subject:
+    from runbook.steps.mtp.checkpoint import CheckpointError, open_folder
+    from runbook.steps.mtp.lint import subject
+
+    try:
+        return subject(open_folder(folder))
+    except CheckpointError as error:
+        raise PreconditionNotMet(
+            error.message, code="no_checkpoint", remedy=error.remedy, where=str(folder)
+        ) from error
+
+
+def _findings(ctx: Context, about: Subject) -> list[Finding]:
+    from runbook.steps.mtp.lint import examine
+    from runbook.steps.mtp.targets import TARGETS
+
+    if ctx.inputs.target not in TARGETS:
+        raise StepFailure(
+            f"no vLLM target {ctx.inputs.target!r} is known",
+            code="unknown_target",
+            remedy=f"set target to one of {', '.join(TARGETS)}",
+        )
+    found = examine(about, ctx.inputs.target)
+    if ctx.inputs.require_head:
+        return found
+    return [f for f in found if f.id != "mtp_stripped"]
+
+
+def _refuse(folder: Path, findings: list[Finding]) -> None:
+    """Raise for findings of severity error, the missing head first."""
+    errors = [f for f in findings if f.severity == "error"]
+    if not errors:
+        return
+    errors.sort(key=lambda f: f.id != "mtp_stripped")
+    first = errors[0]
+    reasons = [
+        Reason(f.id, f"{f.detail}: {', '.join(f.tensors[:3])}".rstrip(": "), f.remedy)
+        for f in errors
+    ]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    named = f": {', '.join(first.tensors[:3])}" if first.tensors else ""
+    raise StepFailure(
+        f"the checkpoint cannot be served: {first.detail}{named}{more}",
+        code=first.id,
+        cause="\n".join(f"{r.code}: {r.message}" for r in reasons)
+        if len(errors) > 1
+        else first.consequence,
+        remedy=first.remedy,
+        where=str(folder),
+        reasons=reasons,
+    )
+
+
+def _afford(destination: Path, needed: int) -> None:
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(destination.parent).free
+    if needed + SPARE > free:
+        raise PreconditionNotMet(
+            f"mending writes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free",
+            code="disk_full",
+            cause="shards with tensors to mend are written anew, the others are linked",
+            remedy=f"free {(needed + SPARE - free) / 1e9:.1f} GB on the disk of {destination}",
+            where=str(destination),
+        )
+
+
+def _relint(ctx: Context, destination: Path) -> Reason | None:
+    try:
+        findings = _findings(ctx, _open(destination))
+    except StepFailure as failure:
+        return Reason(failure.code, failure.message, failure.remedy)
+    for finding in findings:
+        if finding.severity == "error":
+            return Reason(finding.id, finding.detail, finding.remedy)
+    return None
+
+
+def _replace(partial: Path, destination: Path) -> None:
+    """Give a finished folder its name; what had it before is removed. Between the two renames
+    there is no destination, which `check` tells and `apply` repairs."""
+    old = destination.with_name(destination.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if destination.exists():
+        destination.rename(old)
+    partial.rename(destination)
+    shutil.rmtree(old, ignore_errors=True)

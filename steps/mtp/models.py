@@ -1,0 +1,42 @@
+"""Inputs and outputs of the step `mtp`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Inputs(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    source: str = Field(description="Folder of the downloaded checkpoint; it is never changed.")
+    destination: str = Field(
+        default="",
+        description="Folder to make, which is then served; `model` in the workspace if empty.",
+    )
+    target: str = Field(
+        description="The vLLM build that will load the checkpoint: a release such as 0.33.0, "
+        "0.32.0-cpu for its CPU build, or abad5dc71 for the patched fork."
+    )
+    require_head: bool = Field(
+        default=True, description="Fail if the checkpoint has no complete MTP block."
+    )
+    mend: Literal["auto", "none"] = Field(
+        default="auto",
+        description="auto mends what can be mended, in new files; none only checks and links.",
+    )
+    aliases: bool = Field(
+        default=False,
+        description="Give the MTP block its own copies of embedding and head, which vLLM needs "
+        "with pipeline parallelism.",
+    )
+
+
+class Outputs(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(description="The folder to serve.")
+    findings: int = Field(description="Findings of severity error or warning that are left.")
+    head: bool = Field(description="Whether there is a complete MTP block.")
+    mended: list[str] = Field(description="The ids of what was mended.")

@@ -1,0 +1,325 @@
+"""The step: lint, mend, link, stamp; resumed after kills; quick when nothing is to do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import ml_dtypes
+import numpy as np
+import pytest
+import tiny
+from defects import CPU, DEFECTS, FORK, V33, Defect, clean
+
+from runbook.context import StepContext
+from runbook.protocol import StepFailure
+from runbook.steps.mtp import STAMP, Mtp
+from runbook.steps.mtp.checkpoint import open_folder
+from runbook.steps.mtp.lint import lint
+
+
+def context(source: Path, workspace: Path, **inputs) -> StepContext:
+    values = {
+        "source": str(source),
+        "destination": "model",
+        "target": V33,
+        "require_head": True,
+        "mend": "auto",
+        "aliases": False,
+        **inputs,
+    }
+    Mtp.Inputs(**values)
+    workspace.mkdir(exist_ok=True)
+    return StepContext("mtp", SimpleNamespace(**values), workspace)
+
+
+def array(folder: Path, name: str) -> np.ndarray:
+    found = open_folder(folder)
+    tensor = found.tensors[name]
+    dtypes = {v: k for k, v in tiny.NAMES.items()}
+    return np.frombuffer(found.read(tensor), dtypes[tensor.dtype]).reshape(tensor.shape)
+
+
+def test_links_a_sound_checkpoint(tmp_path):
+    source = clean().write(tmp_path / "source")
+    ctx = context(source, tmp_path / "w")
+    assert not Mtp().check(ctx).ok
+    Mtp().apply(ctx)
+    check = Mtp().check(ctx)
+    assert check.ok
+    assert check.outputs == {
+        "path": str(tmp_path / "w/model"),
+        "findings": 0,
+        "head": True,
+        "mended": [],
+    }
+    Mtp.Outputs(**check.outputs)
+    for shard in source.glob("*.safetensors"):
+        assert (tmp_path / "w/model" / shard.name).samefile(shard)
+    for name in ("config.json", "model.safetensors.index.json", "tokenizer.json"):
+        copy = tmp_path / "w/model" / name
+        assert copy.read_bytes() == (source / name).read_bytes()
+        assert not copy.samefile(source / name)
+
+
+@pytest.mark.parametrize(
+    "defect", [pytest.param(d, id=n) for n, d in DEFECTS.items() if d.severity == "error"]
+)
+def test_mends_or_refuses(defect: Defect, tmp_path):
+    made = defect.make()
+    defect.plant(made)
+    source = made.write(tmp_path / "source")
+    defect.damage(source)
+    before = {p.name: p.read_bytes() for p in source.iterdir()}
+    ctx = context(source, tmp_path / "w", target=defect.target)
+    if defect.mended:
+        Mtp().apply(ctx)
+        check = Mtp().check(ctx)
+        assert check.ok and defect.finding in check.outputs["mended"]
+        left = lint(tmp_path / "w/model", defect.target)
+        assert not [f for f in left if f.severity == "error" or f.id == defect.finding]
+    else:
+        with pytest.raises(StepFailure) as failure:
+            Mtp().apply(ctx)
+        assert failure.value.code == defect.finding
+        assert failure.value.remedy
+        assert not (tmp_path / "w/model").exists()
+        assert not (tmp_path / "w/model.partial").exists()
+    assert {p.name: p.read_bytes() for p in source.iterdir()} == before
+
+
+def test_a_missing_head_is_told_first_and_may_be_allowed(tmp_path):
+    source = tiny.v4(mtp=False).write(tmp_path / "source")
+    with pytest.raises(StepFailure) as failure:
+        Mtp().apply(context(source, tmp_path / "w"))
+    assert failure.value.code == "mtp_stripped"
+    assert "mtp-head" in failure.value.remedy
+    ctx = context(source, tmp_path / "w", require_head=False)
+    Mtp().apply(ctx)
+    assert Mtp().check(ctx).outputs["head"] is False
+
+
+def test_dequantises_exactly_and_links_the_other_shards(tmp_path):
+    made = tiny.v4()
+    source = made.write(tmp_path / "source")
+    Mtp().apply(context(source, tmp_path / "w"))
+    folder = tmp_path / "w/model"
+    assert (folder / tiny.MTP_SHARD).samefile(source / tiny.MTP_SHARD)
+    found = open_folder(folder)
+    weights = [n for n in made.tensors if "compressor" in n and n.endswith("_scale")]
+    assert len(weights) == 10
+    for scale in weights:
+        name = scale.replace("weight_scale", "weight")
+        assert scale not in found.index
+        values = made.tensors[name].astype(np.float32)
+        blocks = np.kron(made.tensors[scale], np.ones((128, 128), np.float32))
+        want = (values * blocks[: values.shape[0], : values.shape[1]]).astype(ml_dtypes.bfloat16)
+        assert np.array_equal(array(folder, name), want)
+    untouched = [n for n in made.tensors if "compressor" not in n]
+    for name in untouched:
+        assert found.read(found.tensors[name]) == made.tensors[name].tobytes(), name
+    quant = found.config["quantization_config"]
+    assert not any("compressor" in t for t in quant["config_groups"]["group_0"]["targets"])
+    assert any("compressor" in t for t in quant["ignore"])
+    assert found.total_size == sum(t.nbytes for t in found.tensors.values())
+
+
+def test_written_shards_stay_aligned(tmp_path):
+    source = tiny.v4().write(tmp_path / "source")
+    Mtp().apply(context(source, tmp_path / "w"))
+    sizes = {"I64": 8, "F32": 4, "I32": 4, "BF16": 2}
+    for header in open_folder(tmp_path / "w/model").headers.values():
+        for tensor in header.tensors:
+            assert tensor.begin % sizes.get(tensor.dtype, 1) == 0, tensor
+
+
+def test_retypes_exponent_bytes_without_changing_them(tmp_path):
+    made = clean()
+    scale = "mtp.0.attn.wkv.weight_scale"
+    made.tensors[scale] = np.array([[118, 119]], "u1")
+    Mtp().apply(context(made.write(tmp_path / "source"), tmp_path / "w"))
+    values = array(tmp_path / "w/model", scale)
+    assert values.dtype == tiny.E8M0
+    assert values.astype(np.float32).tolist() == [[2.0**-9, 2.0**-8]]
+
+
+def test_aliases_on_request(tmp_path):
+    made = clean()
+    ctx = context(made.write(tmp_path / "source"), tmp_path / "w", aliases=True)
+    Mtp().apply(ctx)
+    folder = tmp_path / "w/model"
+    assert "mtp_aliases" in Mtp().check(ctx).outputs["mended"]
+    alias = array(folder, "mtp.0.emb.tok_emb.weight")
+    assert np.array_equal(alias, made.tensors["embed.weight"])
+    assert "mtp_aliases" not in {f.id for f in lint(folder, V33)}
+
+
+def test_check_tells_what_changed(tmp_path):
+    source = clean().write(tmp_path / "source")
+    ctx = context(source, tmp_path / "w")
+    Mtp().apply(ctx)
+    model = tmp_path / "w/model"
+    other = context(source, tmp_path / "w", target=CPU)
+    assert Mtp().check(other).reasons[0].code == "inputs_changed"
+    config = (source / "config.json").read_text()
+    (source / "config.json").write_text(config + " ")
+    assert Mtp().check(ctx).reasons[0].code == "source_changed"
+    Mtp().apply(ctx)
+    (model / "config.json").write_text("{}")
+    assert Mtp().check(ctx).reasons[0].code == "result_changed"
+    Mtp().apply(ctx)
+    (model / tiny.MTP_SHARD).unlink()
+    assert "gone" in Mtp().check(ctx).reasons[0].message
+    Mtp().apply(ctx)
+    (model / STAMP).write_text("{")
+    assert Mtp().check(ctx).reasons[0].code == "stamp_damaged"
+    Mtp().apply(ctx)
+    assert Mtp().check(ctx).ok
+
+
+def test_deep_check_lints_again(tmp_path):
+    ctx = context(clean().write(tmp_path / "source"), tmp_path / "w")
+    Mtp().apply(ctx)
+    config = tmp_path / "w/model/config.json"
+    times = config.stat()
+    text = config.read_text()
+    for damaged in (text.replace("eepseek", "eeplook"), text[:-1] + " "):
+        config.write_text(damaged)
+        os.utime(config, ns=(times.st_atime_ns, times.st_mtime_ns))
+        ctx.deep = False
+        assert Mtp().check(ctx).ok
+        ctx.deep = True
+        assert Mtp().check(ctx).reasons[0].code in ("architecture_unknown", "no_checkpoint")
+
+
+def test_undo_removes_all_and_is_a_no_op_twice(tmp_path):
+    source = clean().write(tmp_path / "source")
+    ctx = context(source, tmp_path / "w")
+    Mtp().apply(ctx)
+    Mtp().undo(ctx)
+    Mtp().undo(ctx)
+    assert list((tmp_path / "w").iterdir()) == []
+    assert len(list(source.iterdir())) == 6
+
+
+@pytest.mark.parametrize("destination", ["..", "/tmp/elsewhere", ".", "x/../.."])
+def test_destination_outside_the_workspace_is_refused(destination, tmp_path):
+    source = clean().write(tmp_path / "source")
+    ctx = context(source, tmp_path / "w", destination=destination)
+    with pytest.raises(StepFailure, match="destination"):
+        Mtp().apply(ctx)
+
+
+def test_unknown_target_and_missing_source(tmp_path):
+    source = clean().write(tmp_path / "source")
+    with pytest.raises(StepFailure) as failure:
+        Mtp().apply(context(source, tmp_path / "w", target="9.9"))
+    assert failure.value.code == "unknown_target" and V33 in failure.value.remedy
+    with pytest.raises(StepFailure) as failure:
+        Mtp().apply(context(tmp_path / "nothing", tmp_path / "w"))
+    assert failure.value.code == "no_checkpoint"
+
+
+def test_too_little_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda p: SimpleNamespace(free=1000))
+    with pytest.raises(StepFailure) as failure:
+        Mtp().apply(context(tiny.v4().write(tmp_path / "source"), tmp_path / "w"))
+    assert failure.value.code == "disk_full"
+    assert not (tmp_path / "w/model.partial").exists()
+
+
+RUN = """
+import sys
+sys.path.insert(0, {here!r})
+from pathlib import Path
+from test_step import context
+from runbook.steps.mtp import Mtp
+Mtp().apply(context(Path({source!r}), Path({workspace!r})))
+"""
+
+
+def test_killed_anywhere_the_result_is_the_same(tmp_path):
+    """Kill at random moments of apply; the run that completes leaves the same bytes."""
+    source = tiny.v4().write(tmp_path / "source")
+    whole = context(source, tmp_path / "whole")
+    began = time.monotonic()
+    Mtp().apply(whole)
+    took = time.monotonic() - began
+    want = {p.name: p.read_bytes() for p in (tmp_path / "whole/model").glob("[!.]*")}
+    code = RUN.format(
+        here=str(Path(__file__).parent), source=str(source), workspace=str(tmp_path / "w")
+    )
+    random = np.random.default_rng(5)
+    for _ in range(10):
+        process = subprocess.Popen([sys.executable, "-c", code])
+        time.sleep(0.25 + random.random() * (took + 0.2))
+        process.kill()
+        process.wait()
+    ctx = context(source, tmp_path / "w")
+    if not Mtp().check(ctx).ok:
+        Mtp().apply(ctx)
+    assert Mtp().check(ctx).ok
+    got = {p.name: p.read_bytes() for p in (tmp_path / "w/model").glob("[!.]*")}
+    assert got == want
+
+
+def test_killed_between_any_two_writes(tmp_path, monkeypatch):
+    """Stop at each rename in turn, as a kill would, and go on."""
+    source = tiny.v4().write(tmp_path / "source")
+    calls = {name: getattr(Path, name) for name in ("replace", "rename")}
+    budget = -1
+
+    class Killed(BaseException):
+        pass
+
+    def counting(call):
+        def counted(self, target):
+            nonlocal budget
+            if budget == 0:
+                raise Killed
+            budget -= 1
+            return call(self, target)
+
+        return counted
+
+    for name, call in calls.items():
+        monkeypatch.setattr(Path, name, counting(call))
+    killed = 0
+    while True:
+        ctx = context(source, tmp_path / f"w{killed}")
+        Mtp().apply(
+            context(source, tmp_path / f"w{killed}", mend="none", require_head=False, target=FORK)
+        )
+        budget = killed
+        try:
+            Mtp().apply(ctx)
+            break
+        except Killed:
+            assert not Mtp().check(ctx).ok
+        budget = -1
+        Mtp().apply(ctx)
+        assert Mtp().check(ctx).ok
+        assert {p.name for p in ctx.workspace.iterdir()} == {"model"}
+        killed += 1
+    assert killed > 7
+
+
+def test_a_quick_check_reads_no_tensor_and_imports_little(tmp_path):
+    source = tiny.v4().write(tmp_path / "source")
+    ctx = context(source, tmp_path / "w")
+    Mtp().apply(ctx)
+    best = 1.0
+    for _ in range(20):
+        began = time.perf_counter()
+        assert Mtp().check(ctx).ok
+        best = min(best, time.perf_counter() - began)
+    assert best < 0.005
+    code = "import sys; import runbook.steps.mtp; print(','.join(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not {"numpy", "pydantic", "runbook.steps.mtp.lint"} & set(loaded.stdout.split(","))

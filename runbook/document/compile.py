@@ -1,10 +1,27 @@
-"""From a book's name to its compiled form, by way of a cache that needs none of the parsers."""
+"""From a book's name to its compiled form, by way of a cache that needs none of the parsers.
+
+This module imports only the standard library: an unchanged document is not read again.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import runbook
+from runbook.files import read_json, write_atomic
+
+if TYPE_CHECKING:
+    from runbook.document.errors import DocumentInvalid
+
+BOOKS = Path(__file__).parent.parent / "books"
+DEFAULT_FILE = "runbook.yaml"
+DEFAULT_BOOK = "deepseek-v4-flash"
+KEPT = 64
 
 
 def compile_book(
@@ -12,6 +29,118 @@ def compile_book(
     sets: Sequence[str],
     cache_dir: Path | None,
     env: Mapping[str, str],
+    *,
+    require_inputs: bool = True,
 ) -> dict[str, Any]:
-    """The compiled form of a document (plain JSON)."""
-    raise NotImplementedError
+    """The compiled form of a document: plain JSON.
+
+    Keys: `name`, `description`, `source` (absolute path), `digest` (SHA-256 of the document's
+    bytes), `version` (of this package), `inputs` (values, nested by the dots in their names),
+    `secrets` and `facts` (names), `steps`. A step has `id`, `uses`, `folder`, `with` (compiled,
+    defaults filled in), `needs`, `when` (compiled, or None), `always`, `timeout` and `stall`
+    (seconds, or None), `retry` (`attempts`, `backoff` in seconds), `approve` (compiled, or None),
+    `line`.
+
+    `sets` are `NAME=VALUE`. Templates that read nothing but inputs are evaluated already. Without
+    `require_inputs`, inputs may lack values: the document is compiled to be checked, not run.
+    Raises DocumentInvalid with all errors.
+    """
+    path = find_book(book)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _not_readable(book, path, error) from error
+    digest = hashlib.sha256(data).hexdigest()
+    file = cache_dir / _key(digest, path, sets, require_inputs) if cache_dir else None
+    if file is not None:
+        cached = read_json(file)
+        if cached is not None and _fresh(cached["made_from"], env):
+            compiled: dict[str, Any] = cached["book"]
+            return compiled
+
+    from runbook.document.build import build
+
+    built = build(data, path, sets, env, require_inputs=require_inputs)
+    compiled = {**built.book, "digest": digest, "version": runbook.__version__}
+    if file is not None:
+        made_from = {
+            "environment": built.environment,
+            "folder": built.folder,
+            "files": {name: _signature(name) for name in built.files},
+        }
+        _store(file, {"made_from": made_from, "book": compiled})
+    return compiled
+
+
+def find_book(book: str | None) -> Path:
+    """The absolute path of a document: of a path, of a shipped book's name, or the default."""
+    if book is None:
+        own = Path.cwd() / DEFAULT_FILE
+        return own if own.is_file() else BOOKS / f"{DEFAULT_BOOK}.yaml"
+    if "/" not in book and not book.endswith((".yaml", ".yml")):
+        shipped = BOOKS / f"{book}.yaml"
+        if shipped.is_file():
+            return shipped
+        if not Path(book).is_file():
+            raise _unknown(book)
+    return Path(os.path.abspath(Path(book).expanduser()))
+
+
+def shipped_books() -> list[str]:
+    """The names of the books that are part of this package, in alphabetical order."""
+    return sorted(path.stem for path in BOOKS.glob("*.yaml"))
+
+
+def _key(digest: str, path: Path, sets: Sequence[str], require_inputs: bool) -> str:
+    parts = [digest, str(path), runbook.__version__, str(require_inputs), *sets]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest() + ".json"
+
+
+def _fresh(made_from: Mapping[str, Any], env: Mapping[str, str]) -> bool:
+    """Whether what the document was compiled from, besides its text, is as it was."""
+    return (
+        all(env.get(name) == value for name, value in made_from["environment"].items())
+        and made_from["folder"] in (None, os.getcwd())
+        and all(_signature(name) == value for name, value in made_from["files"].items())
+    )
+
+
+def _signature(file: str) -> list[int] | None:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return [status.st_mtime_ns, status.st_size, status.st_ino]
+
+
+def _store(file: Path, content: Mapping[str, Any]) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, json.dumps(content, separators=(",", ":")).encode())
+        kept = sorted(file.parent.glob("*.json"), key=lambda f: f.stat().st_mtime_ns)
+        for old in kept[:-KEPT]:
+            old.unlink(missing_ok=True)
+    except OSError:
+        # A cache that cannot be written (read-only, full) costs time, not the command.
+        return
+
+
+def _unknown(book: str) -> DocumentInvalid:
+    from runbook.document.errors import DocumentInvalid, Problem, alternatives, nearest
+
+    books = shipped_books()
+    message = f"there is neither a book nor a file named `{book}`"
+    expected = (alternatives(books) + ", or a path") if books else "a path"
+    near = nearest(book, books)
+    return DocumentInvalid([Problem(book, 0, 0, "", "unknown_book", message, expected, near)])
+
+
+def _not_readable(book: str | None, path: Path, error: OSError) -> DocumentInvalid:
+    from runbook.document.errors import DocumentInvalid, Problem, nearest
+
+    near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")])
+    near = str(Path(book or "").parent / near) if near else ""
+    message = f"the document cannot be read: {error.strerror}"
+    return DocumentInvalid(
+        [Problem(str(path), 0, 0, "", "not_readable", message, "a YAML file", near)]
+    )

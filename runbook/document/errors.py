@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ from typing import Any
 class Problem:
     """One error of a document, or of the inputs given for it.
 
-    `line` and `column` count from 1; both are 0 where there is no document text to point at
-    (`file` then names the source: `--set` or `environment`). `code` is a stable snake_case name.
+    `line` and `column` count from 1; both are 0 where there is no text to point at (`file` then
+    names the source: a book, an option or an environment variable). `code` is a stable
+    snake_case name.
     """
 
     file: str
@@ -27,25 +28,62 @@ class Problem:
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         crumb = f"{self.breadcrumb}: " if self.breadcrumb else ""
-        text = f"{where}: {crumb}{self.message}"
+        return f"{where}: {crumb}{self.text}"
+
+    @property
+    def text(self) -> str:
+        """The message with what was expected and what was perhaps meant."""
+        text = self.message
         if self.expected:
             text += f"; expected {self.expected}"
         if self.suggestion:
-            text += f"; did you mean {self.suggestion}?"
+            text += f"; did you mean `{self.suggestion}`?"
         return text
 
 
 class DocumentInvalid(Exception):
-    """A document, or the inputs given for it, cannot be used. Holds every error found."""
+    """A document, or the inputs given for it, cannot be used. Holds every error found.
+
+    Has the attributes that every error shown to a user has.
+    """
 
     exit_code = 2
     code = "document_invalid"
+    retryable = False
+    remedy = "correct what is listed, then ask `runbook validate`"
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(sorted(problems, key=lambda p: (p.file, p.line, p.column)))
-        super().__init__("\n".join(map(str, self.problems)))
+        self.problems = tuple(sorted(problems, key=lambda p: (p.line, p.column, p.file)))
+        self.message = self._headline()
+        self.cause = "\n".join(map(str, self.problems))
+        first = self.problems[0]
+        self.where = f"{first.file}:{first.line}:{first.column}" if first.line else first.file
+        super().__init__(f"{self.message}\n{self.cause}")
+
+    def _headline(self) -> str:
+        count = len(self.problems)
+        return f"the document has {count} error{'s' if count != 1 else ''}"
 
     @property
     def errors(self) -> list[dict[str, Any]]:
         """The problems as plain JSON data."""
         return [asdict(p) for p in self.problems]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that was perhaps meant, or an empty string."""
+    import difflib
+
+    known = list(known)
+    folded = {k.lower().replace("-", "_"): k for k in reversed(known)}
+    key = name.lower().replace("-", "_")
+    if key in folded:
+        return folded[key] if folded[key] != name else ""
+    near = difflib.get_close_matches(key, folded, 1, 0.6)
+    return folded[near[0]] if near else ""
+
+
+def alternatives(names: Sequence[str]) -> str:
+    """`a`, `b` or `c`."""
+    quoted = [f"`{n}`" for n in names]
+    return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + f" or {quoted[-1]}"

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from runbook.steps.mtp.checkpoint import Checkpoint, CheckpointError, load
 
 FIRST = 256 << 10
 """Bytes of a shard asked for at once: most headers fit, and one request is saved."""
 
 
-def open_repository(reference: str) -> Checkpoint:
+def open_repository(reference: str, endpoint: str | None = None) -> Checkpoint:
     """The checkpoint of a repository, `org/name` or `org/name@revision`.
 
-    Endpoint, token and proxies are those of huggingface_hub (`HF_ENDPOINT`, `HF_TOKEN`, ...).
-    Raises `CheckpointError` if the repository cannot be read.
+    Endpoint (unless given), token and proxies are those of huggingface_hub (`HF_ENDPOINT`,
+    `HF_TOKEN`, ...). Raises `CheckpointError` if the repository cannot be read.
     """
-    import httpx
-    from huggingface_hub import HfApi, get_session, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+    import httpx2
+    from huggingface_hub import HfFileSystem
 
     repository, _, revision = reference.partition("@")
-    remedy = "check the name, the network and, for a private repository, HF_TOKEN"
-    headers = build_hf_headers()
+    root = f"{repository}@{revision or 'main'}"
+    system = HfFileSystem(endpoint=endpoint, skip_instance_cache=True)
     begun: dict[str, bytes] = {}
 
     def ranged(name: str, offset: int, length: int) -> bytes:
-        url = hf_hub_url(repository, name, revision=commit)
-        response = get_session().get(
-            url,
-            headers={**headers, "Range": f"bytes={offset}-{offset + length - 1}"},
-            follow_redirects=True,
-        )
-        hf_raise_for_status(response)
-        if response.status_code != httpx.codes.PARTIAL_CONTENT and offset:
-            raise CheckpointError(f"{url} does not serve ranges", "download the checkpoint")
-        return response.content[:length]
+        with system.open(f"{root}/{name}", "rb", cache_type="none") as file:
+            file.seek(offset)
+            data: bytes = file.read(length)
+            return data
 
     def fetch(name: str, offset: int, length: int) -> bytes:
         if not name.endswith(".safetensors"):
@@ -44,14 +38,16 @@ def open_repository(reference: str) -> Checkpoint:
         known = begun[name]
         if offset + length <= len(known):
             return known[offset : offset + length]
-        if offset < len(known):
-            return known[offset:] + ranged(name, len(known), offset + length - len(known))
-        return ranged(name, offset, length)
+        return known[offset:] + ranged(name, max(offset, len(known)), offset + length - len(known))
 
     try:
-        info = HfApi().model_info(repository, revision=revision or None, files_metadata=True)
-        commit = info.sha or revision or "main"
-        sizes = {s.rfilename: s.size or 0 for s in info.siblings or ()}
-        return load(f"{repository}@{commit}", sizes, fetch)
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError) as error:
-        raise CheckpointError(f"cannot read {repository}: {error}", remedy) from error
+        entries: list[Any] = system.ls(root, detail=True)
+        sizes = {
+            e["name"].rpartition("/")[2]: int(e["size"]) for e in entries if e["type"] == "file"
+        }
+        return load(root, sizes, fetch)
+    except (httpx2.HTTPError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f"cannot read {repository}: {error}",
+            "check the name, the network and, for a private repository, HF_TOKEN",
+        ) from error

@@ -195,7 +195,8 @@ class Hub:
         return self.folder / "server.log"
 
     def read_manifest(self) -> dict[str, Any] | None:
-        return read_json(self.manifest)
+        data: dict[str, Any] | None = read_json(self.manifest)
+        return data
 
     def read_state(self) -> dict[str, Any]:
         return read_json(self.state) or {}

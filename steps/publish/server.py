@@ -25,10 +25,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from runbook.steps.publish.repository import File, Repository
-
 from runbook.files import write_json
 from runbook.process import Identity
+from runbook.steps.publish.repository import File, Repository
 
 HOST = "127.0.0.1"
 PAGE = 1000
@@ -92,11 +91,14 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal(
                 HTTPStatus.UNAUTHORIZED, "", "Invalid credentials in Authorization header"
             )
-        # As on the hub, a private repository is not told from one that does not exist, and the
-        # listing of a gated one is open: only its files are not.
+        # As on the hub, a private repository is not told from one that does not exist, and a
+        # gated one is listed for everyone.
         if repository.access == "private":
             raise Refusal(HTTPStatus.UNAUTHORIZED, "RepoNotFound", "Repository not found")
-        if repository.access == "gated" and not self.path.startswith(API):
+
+    def _authorize_content(self) -> None:
+        repository = self.server.repository
+        if repository.access == "gated" and not self.headers.get("Authorization"):
             raise Refusal(
                 HTTPStatus.UNAUTHORIZED,
                 "GatedRepo",
@@ -117,6 +119,9 @@ class Handler(BaseHTTPRequestHandler):
         elif verb == "revision":
             self._check_revision(rest)
             self._send_json(self._info())
+        elif verb == "auth-check":
+            self._authorize_content()
+            self._send_json({})
         elif verb == "tree":
             revision, _, folder = rest.partition("/")
             self._check_revision(revision)
@@ -192,6 +197,7 @@ class Handler(BaseHTTPRequestHandler):
         match = re.fullmatch(rf"{re.escape(repository.name)}/resolve/([^/]+)/(.+)", path)
         if match is None:
             raise Refusal(HTTPStatus.NOT_FOUND, "RepoNotFound", "Repository not found")
+        self._authorize_content()
         self._check_revision(match[1])
         file = repository.find(match[2])
         if file is None:

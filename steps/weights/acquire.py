@@ -1,0 +1,238 @@
+"""What `apply` of the weights step does, in order: list, reuse, download, look at the tensors."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from runbook.protocol import Context, PreconditionNotMet, StepFailure
+from runbook.steps.weights import cache, digests, hub, room, tensors
+from runbook.steps.weights.download import Download, Tuning, disk_failure
+from runbook.steps.weights.hub import Busy, Hub
+from runbook.steps.weights.listing import Entry, Listing
+from runbook.steps.weights.pacing import backoff
+from runbook.steps.weights.stamp import NAME, Record, Stamp
+
+LOCK = ".runbook-weights.lock"
+
+
+def acquire(
+    ctx: Context, folder: Path, wanted: dict[str, Any], tuning: Tuning | None = None
+) -> None:
+    """Make the folder hold the wanted files. Resumable at any point."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder):
+        sources = hub.hubs(ctx.inputs.endpoint, ctx.inputs.mirrors, hub.token(ctx))
+        stamp = _begin(ctx, folder, wanted, sources)
+        try:
+            _complete(ctx, folder, stamp, sources, tuning)
+        except OSError as error:
+            raise disk_failure(folder, error) from error
+
+
+def _complete(
+    ctx: Context,
+    folder: Path,
+    stamp: Stamp,
+    sources: Sequence[Hub],
+    tuning: Tuning | None,
+) -> None:
+    listing = stamp.listing
+    missing = _reuse(ctx, folder, stamp, list(stamp.unproven(folder, ctx.inputs.verify)))
+    if reason := room.shortage(folder, room.needed(folder, missing)):
+        raise PreconditionNotMet(reason.message, code=reason.code, remedy=reason.remedy)
+    here = listing.bytes - sum(entry.size for entry in missing)
+
+    def done(entry: Entry) -> None:
+        _record(stamp, folder, entry, "downloaded", ctx.inputs.verify == "sha256")
+        ctx.log(f"{entry.path}: {entry.size} bytes")
+
+    download = Download(
+        listing,
+        folder,
+        sources,
+        workers=ctx.inputs.workers,
+        verify=ctx.inputs.verify,
+        patience=ctx.inputs.patience,
+        bandwidth=ctx.inputs.bandwidth,
+        tuning=tuning,
+        on_done=done,
+        on_event=ctx.log,
+        on_progress=lambda n, file: ctx.progress(here + n, listing.bytes, "bytes", file),
+    )
+    if missing:
+        download.run(missing)
+    if reasons := tuple(tensors.problems(folder, [e.path for e in listing.entries])):
+        raise StepFailure(
+            f"{listing.repo} is whole but does not hold together: {reasons[0].message}",
+            code="bad_tensors",
+            cause="\n".join(reason.message for reason in reasons[:10]),
+            remedy="widen `files` if a pattern leaves shards out; else choose another revision",
+            reasons=reasons,
+        )
+    stamp.complete = True
+    stamp.save(folder)
+    _tidy(ctx, folder, stamp)
+    ctx.log(f"{listing.repo} at {listing.revision}: {listing.bytes} bytes in {folder}")
+
+
+def _begin(ctx: Context, folder: Path, wanted: dict[str, Any], sources: Sequence[Hub]) -> Stamp:
+    """The record to work on: that of before if it is of the same wish, which pins a branch."""
+    stamp = Stamp.load(folder)
+    if stamp is not None and stamp.wanted == wanted:
+        stamp.complete = False
+        return stamp
+    listing = _list(ctx, wanted, sources)
+    ctx.log(
+        f"{listing.repo} at {listing.revision}: {len(listing.entries)} files, {listing.bytes} bytes"
+    )
+    fresh = Stamp(wanted, listing)
+    if stamp is not None:
+        # What is the same in both keeps its record; what is ours and not wanted goes.
+        before = {entry.path: entry for entry in stamp.listing.entries}
+        same = {e.path for e in listing.entries if before.get(e.path) == e}
+        fresh.records = {path: r for path, r in stamp.records.items() if path in same}
+        gone = [p for p in stamp.records if p not in {e.path for e in listing.entries}]
+        fresh.save(folder)
+        _remove_files(folder, stamp, gone)
+    else:
+        fresh.save(folder)
+    return fresh
+
+
+def _list(ctx: Context, wanted: dict[str, Any], sources: Sequence[Hub]) -> Listing:
+    """Ask the sources in turn until one answers, as long as the inputs' patience lasts."""
+    deadline = time.monotonic() + ctx.inputs.patience
+    failures = 0
+    while True:
+        failures += 1
+        waits: list[float] = []
+        for source in sources:
+            try:
+                return source.list(wanted["repo"], wanted["revision"], wanted["files"])
+            except Busy as busy:
+                trouble: Exception = busy
+                waits.append(busy.wait if busy.wait is not None else backoff(failures))
+            except StepFailure as failure:
+                if source is sources[-1] and not waits:
+                    raise
+                trouble = failure
+            ctx.log(f"{source.endpoint}: {trouble}")
+        pause = min(waits) + backoff(1) / 10 if waits else 0.0
+        if not waits or time.monotonic() + pause > deadline:
+            raise StepFailure(
+                f"the hub does not list {wanted['repo']}",
+                code="hub_unreachable",
+                cause=str(trouble),
+                remedy="check the network and the endpoint, then run again",
+                retryable=True,
+            )
+        ctx.log(f"next try in {pause:.1f} s")
+        time.sleep(pause)
+
+
+def _reuse(ctx: Context, folder: Path, stamp: Stamp, missing: list[Entry]) -> list[Entry]:
+    """Adopt files that are in place and right, link those of the cache; returns the others."""
+    found: dict[Path, Entry] = {}
+    linked: set[str] = set()
+    for entry in missing:
+        path = folder / entry.path
+        if path.is_file() and path.stat().st_size == entry.size:
+            found[path] = entry
+        elif ctx.inputs.link != "none" and (copy := cache.cached(ctx.inputs.repo, entry)):
+            found[copy] = entry
+            linked.add(entry.path)
+    left = {entry.path: entry for entry in missing}
+    done, size = 0, sum(entry.size for entry in found.values())
+    if found:
+        ctx.log(f"{len(found)} files are on this machine: reading {size} bytes")
+    paths = {entry.path: path for path, entry in found.items()}
+    with closing(digests.digest_many(found.items())) as results:
+        for entry, digest in results:
+            done += entry.size
+            ctx.progress(done, size, "bytes", f"reading {entry.path}")
+            path = paths[entry.path]
+            if isinstance(digest, OSError) or not digests.matches(entry, digest):
+                ctx.log(f"{path} is not {entry.path} as listed: it is not used")
+            elif entry.path not in linked:
+                # After a kill it may be a download that was not yet recorded: then it is ours,
+                # but taking it for the user's only makes `undo` leave it.
+                _record(stamp, folder, entry, "adopted", True)
+                ctx.log(f"{entry.path}: was here")
+                del left[entry.path]
+            elif how := cache.reuse(path, folder / entry.path, ctx.inputs.link):
+                _record(stamp, folder, entry, "linked", True)
+                ctx.log(f"{entry.path}: {how} of {path}")
+                del left[entry.path]
+    for entry in left.values():
+        path = folder / entry.path
+        if path.exists() and entry.path not in stamp.records:
+            aside = path.with_name(f"{path.name}.replaced")
+            path.rename(aside)
+            ctx.log(f"{entry.path}: another file was in its place, now {aside.name}")
+    return list(left.values())
+
+
+def _record(stamp: Stamp, folder: Path, entry: Entry, origin: str, verified: bool) -> None:
+    stamp.records[entry.path] = Record.of(folder / entry.path, origin, verified)
+    stamp.save(folder)
+
+
+def _tidy(ctx: Context, folder: Path, stamp: Stamp) -> None:
+    """Remove our leftovers; name those of others."""
+    for path in cache.own_leftovers(folder):
+        path.unlink(missing_ok=True)
+    for path, size in cache.foreign_leftovers(folder, stamp.listing.repo):
+        ctx.log(f"left by another tool, not removed: {path} ({size} bytes on disk)")
+
+
+def remove(folder: Path) -> None:
+    """Remove what the step downloaded or linked, not what its user had put there."""
+    stamp = Stamp.load(folder)
+    if stamp is not None:
+        _remove_files(folder, stamp, list(stamp.records))
+    if folder.is_dir():
+        for path in cache.own_leftovers(folder):
+            path.unlink(missing_ok=True)
+        for name in (NAME, LOCK):
+            (folder / name).unlink(missing_ok=True)
+        for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
+            _remove_if_empty(path)
+        _remove_if_empty(folder)
+
+
+def _remove_files(folder: Path, stamp: Stamp, paths: Sequence[str]) -> None:
+    for path in paths:
+        record = stamp.records[path]
+        if record.origin != "adopted" and record.holds(folder / path):
+            (folder / path).unlink()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """One at a time, over workspaces too: a destination may be shared."""
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StepFailure(
+                f"another run downloads to {folder}",
+                code="destination_busy",
+                cause="its lock is held",
+                remedy="wait for it: `runbook wait`",
+                retryable=True,
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,190 @@
+"""One range of one file over HTTP.
+
+Why ranged HTTP also for repositories in Xet storage: the hub answers `resolve` for those with a
+redirect to a bridge that speaks plain HTTP with ranges, so one way serves all repositories.
+hf_xet 1.8 writes a file from its first byte on in each process: huggingface_hub 2.4 calls it with
+a temporary file of a random name and removes or abandons that file when the process ends, so
+what a killed process had received is lost. It saves transfers where local chunks can be reused,
+which a first download of one model hardly has. Resume decides.
+
+Why urllib3: per connection it moves several times what httpx does (h11 parses in 64 KiB steps),
+and `read1` hands over what has arrived, so that a cut costs nothing already received.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import certifi
+import urllib3
+from urllib3.exceptions import HTTPError
+from urllib3.response import BaseHTTPResponse
+
+from runbook.steps.weights import hub
+from runbook.steps.weights.hub import BUSY, Busy, Location
+from runbook.steps.weights.pacing import retry_after
+
+REDIRECTS = 5
+READ = 1 << 20
+
+
+class Expired(Exception):
+    """The content location no longer serves: ask the hub for a new one."""
+
+
+class Changed(Exception):
+    """The server has other content than what was fetched before: nothing may be mixed."""
+
+
+class Misbehaved(Exception):
+    """The answer is not the range that was asked for."""
+
+
+@dataclass
+class Answer:
+    """A response positioned at `start`; `whole`: the server ignored the range."""
+
+    response: BaseHTTPResponse
+    start: int
+    stop: int
+    whole: bool
+    validator: str
+
+    def read(self) -> bytes:
+        """What has arrived, at most 1 MiB; empty at the end."""
+        try:
+            return self.response.read1(READ, decode_content=False)
+        except (HTTPError, OSError) as error:
+            raise Busy(f"connection lost: {error}") from error
+
+
+class Client:
+    """Connections to content servers, kept open between ranges."""
+
+    def __init__(self, connections: int, timeout: float) -> None:
+        self._connections = connections
+        self._timeout = urllib3.Timeout(connect=min(10.0, timeout), read=timeout)
+        self._context = ssl.create_default_context(
+            cafile=os.environ.get("SSL_CERT_FILE") or certifi.where(),
+            capath=os.environ.get("SSL_CERT_DIR") or None,
+        )
+        self._pools: dict[str | None, urllib3.PoolManager] = {}
+        self._lock = threading.Lock()
+        self._open: set[BaseHTTPResponse] = set()
+        self._closed = False
+
+    @contextmanager
+    def get(
+        self, location: Location, span: tuple[int, int], size: int, validator: str = ""
+    ) -> Iterator[Answer]:
+        """Ask for bytes [start, stop) of a file of `size` bytes. `validator`: the ETag that the
+        server gave before; then other content raises Changed. Raises also Busy, Expired,
+        Misbehaved, and StepFailure for a refused certificate."""
+        start, stop = span
+        headers = {**location.headers, "Range": f"bytes={start}-{stop - 1}"}
+        if validator and not validator.startswith("W/"):
+            headers["If-Range"] = validator  # must be a strong one: RFC 9110, 13.1.5
+        response = self._request(location.url, headers)
+        complete = False
+        try:
+            answer = _judge(response, start, stop, size, validator)
+            yield answer
+            complete = answer.response.tell() >= answer.stop - answer.start
+        finally:
+            with self._lock:
+                self._open.discard(response)
+            if complete:
+                response.release_conn()
+            else:
+                response.close()
+
+    def _request(self, url: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
+        headers = dict(headers)
+        for _ in range(REDIRECTS):
+            try:
+                response = self._pool(url).request(
+                    "GET",
+                    url,
+                    headers=headers,
+                    redirect=False,
+                    retries=False,
+                    preload_content=False,
+                    timeout=self._timeout,
+                )
+            except (HTTPError, OSError) as error:
+                if certificate := hub.certificate_error(error):
+                    raise hub.tls_failure(urlsplit(url).netloc, certificate) from error
+                raise Busy(f"{urlsplit(url).netloc}: {error}") from error
+            target = response.get_redirect_location()
+            if not target:
+                with self._lock:
+                    self._open.add(response)
+                    if self._closed:
+                        response.close()
+                return response
+            response.drain_conn()
+            target = urljoin(url, target)
+            if urlsplit(target)[:2] != urlsplit(url)[:2]:
+                headers.pop("Authorization", None)
+            url = target
+        raise Misbehaved(f"more than {REDIRECTS} redirects, the last to {urlsplit(url).netloc}")
+
+    def _pool(self, url: str) -> urllib3.PoolManager:
+        parts = urlsplit(url)
+        proxy = getproxies().get(parts.scheme)
+        if proxy and proxy_bypass(parts.hostname or ""):
+            proxy = None
+        with self._lock:
+            if proxy not in self._pools:
+                make = partial(urllib3.ProxyManager, proxy) if proxy else urllib3.PoolManager
+                self._pools[proxy] = make(
+                    num_pools=32, maxsize=self._connections, ssl_context=self._context
+                )
+            return self._pools[proxy]
+
+    def close(self) -> None:
+        """End all connections, also those that a thread waits on."""
+        with self._lock:
+            self._closed = True
+            responses = list(self._open)
+            pools = list(self._pools.values())
+        for response in responses:
+            # Its thread may just have finished with it: then there is nothing to wake.
+            with suppress(ValueError, RuntimeError, OSError):
+                response.shutdown()
+        for pool in pools:
+            pool.clear()
+
+
+def _judge(response: BaseHTTPResponse, start: int, stop: int, size: int, validator: str) -> Answer:
+    """Is this the range that was asked for, of the content that is meant?"""
+    status = response.status
+    if status in BUSY:
+        raise Busy(f"status {status}", retry_after(response.headers.get("Retry-After")))
+    if status in (401, 403, 404, 410):
+        raise Expired(f"status {status}")
+    found = response.headers.get("ETag", "")
+    if status == 416:
+        raise Misbehaved(f"status 416, Content-Range {response.headers.get('Content-Range')}")
+    if status not in (200, 206):
+        raise Misbehaved(f"status {status}")
+    if validator and found != validator:
+        raise Changed(f"ETag {found or 'none'} where it was {validator}")
+    if status == 200:
+        length = response.headers.get("Content-Length")
+        if length is not None and int(length) != size:
+            raise Misbehaved(f"a length of {length} where the hub lists {size}")
+        return Answer(response, 0, size, whole=(start, stop) != (0, size), validator=found)
+    expected = f"bytes {start}-{stop - 1}/{size}"
+    given = response.headers.get("Content-Range", "")
+    if given.replace("/*", f"/{size}") != expected:
+        raise Misbehaved(f"Content-Range {given!r} where {expected!r} was asked for")
+    return Answer(response, start, stop, whole=False, validator=found)

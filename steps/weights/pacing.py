@@ -1,0 +1,50 @@
+"""How fast and how often: backoff after failures, Retry-After, the bandwidth limit."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from email.utils import parsedate_to_datetime
+
+FIRST_WAIT = 1.0
+LONGEST_WAIT = 60.0
+
+
+def backoff(failures: int, first: float = FIRST_WAIT, longest: float = LONGEST_WAIT) -> float:
+    """Seconds to wait after the n-th failure in a row: doubled each time, with jitter between
+    half and all of it, so that many clients of one server do not come back together."""
+    return min(longest, first * 2.0 ** min(failures - 1, 30)) * random.uniform(0.5, 1.0)
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for: a number or a date (RFC 9110, 10.2.3)."""
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+class Bandwidth:
+    """A limit in bytes per second, shared by threads: each takes what it read and sleeps off
+    the debt."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self._lock = threading.Lock()
+        self._paid_until = time.monotonic()
+
+    def take(self, count: int, stop: threading.Event) -> None:
+        if self.limit is None:
+            return
+        with self._lock:
+            now = time.monotonic()
+            self._paid_until = max(self._paid_until, now) + count / self.limit
+            wait = self._paid_until - now
+        stop.wait(wait)

@@ -1,0 +1,72 @@
+"""Do the safetensors files hold together? Headers and index only, no tensor is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from runbook.protocol import Reason
+
+INDEX = ".safetensors.index.json"
+
+
+def problems(folder: Path, names: Collection[str]) -> Iterator[Reason]:
+    """What is wrong with the given files of a folder, as data. Each shard must be as long as its
+    header says, hold no unknown dtype, and have every tensor that an index places in it."""
+    from runbook.steps.mtp.headers import HeaderError, parse
+
+    tensors: dict[str, set[str]] = {}
+    for name in sorted(n for n in names if n.endswith(".safetensors")):
+        path = folder / name
+        with path.open("rb") as file:
+
+            def read(offset: int, length: int, file: object = file) -> bytes:
+                file.seek(offset)  # type: ignore[attr-defined]
+                return file.read(length)  # type: ignore[attr-defined, no-any-return]
+
+            try:
+                header = parse(read, name)
+            except HeaderError as error:
+                yield Reason("bad_header", f"{name}: {error}")
+                continue
+        tensors[name] = {tensor.name for tensor in header.tensors}
+        size = path.stat().st_size
+        if size != header.end:
+            short = "truncated" if size < header.end else "too long"
+            yield Reason(
+                "bad_length", f"{name} is {short}: {size} bytes, its header needs {header.end}"
+            )
+        for tensor in header.tensors:
+            expected = tensor.expected_nbytes
+            if expected is None:
+                yield Reason("unknown_dtype", f"{name}: {tensor.name} is {tensor.dtype}")
+            elif expected != tensor.nbytes:
+                yield Reason(
+                    "bad_offsets",
+                    f"{name}: {tensor.name} takes {tensor.nbytes} bytes, its shape {expected}",
+                )
+    for name in sorted(n for n in names if n.endswith(INDEX)):
+        yield from _index_problems(folder, name, tensors)
+
+
+def _index_problems(folder: Path, name: str, tensors: dict[str, set[str]]) -> Iterator[Reason]:
+    try:
+        placed: dict[str, str] = json.loads((folder / name).read_text())["weight_map"]
+        parent = name.rpartition("/")[0]
+        shards: dict[str, list[str]] = {}
+        for tensor, shard in placed.items():
+            shards.setdefault(f"{parent}/{shard}" if parent else shard, []).append(tensor)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        yield Reason("bad_index", f"{name} is no index: {error!r}")
+        return
+    for shard, wanted in sorted(shards.items()):
+        if shard not in tensors:
+            yield Reason(
+                "missing_shard", f"{name} places {len(wanted)} tensors in {shard}, which is missing"
+            )
+            continue
+        missing = [tensor for tensor in wanted if tensor not in tensors[shard]]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            yield Reason("missing_tensor", f"{shard} lacks {missing[0]}{more}, says {name}")

@@ -49,9 +49,7 @@ class Inputs(BaseModel):
     check_timeout: Limit = Field(
         default="10s", description="How long `check` may take; longer means not done."
     )
-    outputs: dict[
-        str, str | int | float | bool | list[Any] | OutputFile | dict[str, Any] | None
-    ] = Field(
+    outputs: dict[str, Scalar | list[Any] | OutputFile | None] = Field(
         default_factory=dict,
         description="What later steps can read: names with values, or with {file: PATH}.",
     )

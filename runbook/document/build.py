@@ -25,6 +25,8 @@ from runbook.protocol import Json, StepFailure
 # What a validator of a whole mapping says is not known before its templates are values.
 _OF_THE_WHOLE = frozenset(("value_error", "assertion_error", "union_tag_invalid"))
 
+_SIGNS = {"'end of print statement'": "`}}`", "'end of statement block'": "`%}`"}
+
 
 @dataclass
 class Built:
@@ -159,7 +161,8 @@ class _Builder:
         declared: dict[str, Input] = {}
         variables: dict[str, str] = dict.fromkeys(inputs.RESERVED, "")
         for name, child in node.children.items():
-            self._input_name(name, node, variables)
+            if not self._input_name(name, node, variables):
+                continue
             try:
                 spec = Input.model_validate(child.value)
             except ValidationError:  # reported with the whole document
@@ -169,9 +172,12 @@ class _Builder:
             declared[name] = spec
         return declared
 
-    def _input_name(self, name: str, node: Node, variables: dict[str, str]) -> None:
+    def _input_name(self, name: str, node: Node, variables: dict[str, str]) -> bool:
+        """Whether an input can have that name beside the others."""
+        before = len(self.source.problems)
         place, path = node.keys[name], ("inputs", name)
         variable = inputs.variable(name)
+        taken = variables.setdefault(variable, name)
         if not re.fullmatch(INPUT_NAME, name, re.ASCII):
             expected = "lower-case letters, digits and underscores, with dots between names"
             near = name.lower().replace("-", "_")
@@ -179,20 +185,18 @@ class _Builder:
             self.source.report(
                 place, path, "wrong_form", f"`{name}` is no name for an input", expected, near
             )
-        elif variable in variables:
-            other = variables[variable]
-            whose = f"the input `{other}`" if other else "runbook itself"
-            self.source.report(
-                place, path, "input_name", f"{variable} is read for {whose} already", "another name"
+        elif taken != name:
+            message = f"{variable} is " + (
+                f"read for the input `{taken}` already" if taken else "runbook's own"
             )
-        variables.setdefault(variable, name)
+            self.source.report(place, path, "input_name", message, "another name")
         parts = name.split(".")
-        for count in range(1, len(parts)):
-            outer = ".".join(parts[:count])
+        for outer in (".".join(parts[:count]) for count in range(1, len(parts))):
             if outer in node.keys:
                 self.source.report(
                     place, path, "input_name", f"`{outer}` is an input already", "another name"
                 )
+        return len(self.source.problems) == before
 
     def _input_values(self, name: str, spec: Input, node: Node) -> None:
         for index, choice in enumerate(spec.enum or []):
@@ -324,10 +328,10 @@ class _Builder:
                 found.append(name)
             elif name == step.get("id"):
                 message = f"the step `{name}` needs itself"
-                self.source.report(place, path, "needs_later", message, "earlier steps")
+                self.source.report(place, path, "needs_later", message, "an earlier step")
             elif name in order:
                 message = f"the step `{name}` comes later"
-                self.source.report(place, path, "needs_later", message, "earlier steps")
+                self.source.report(place, path, "needs_later", message, "an earlier step")
             else:
                 earlier = [other for other, at in order.items() if at < index]
                 expected = alternatives(earlier) if 0 < len(earlier) <= 20 else "earlier steps"
@@ -359,7 +363,8 @@ class _Builder:
             unknown = error.code == "unknown_step_kind"
             expected = alternatives(kinds) + ", or path/to/file.py:Class" if unknown else ""
             near = nearest(uses, kinds) if unknown else ""
-            message = error.message if unknown else f"{error.message}: {error.cause}"
+            cause = "" if error.code in ("unknown_step_kind", "step_file_missing") else error.cause
+            message = f"{error.message}: {cause}" if cause else error.message
             self.source.report(place, path, error.code, message, expected, near)
         except Exception as error:  # the module of the models runs code of any kind
             message = f"the models of `{uses}` cannot be loaded: {type(error).__name__}: {error}"
@@ -458,9 +463,11 @@ class _Builder:
         return node.place
 
     def _syntax(self, node: Node, path: Path, error: TemplateSyntaxError) -> None:
-        message = (error.message or "the template cannot be read").replace(
-            "'end of print statement'", "end"
-        )
+        braces = template.is_template(node.value)  # `when:` has none
+        message = error.message or "it cannot be read"
+        for words, sign in _SIGNS.items():
+            message = message.replace(words, sign if braces else "the end")
+        message = message[:1].lower() + message[1:].removesuffix(".")
         near, place = "", node.place
         if match := re.match(r"No (filter|test) named '([^']+)'", message):
             from runbook import jinja
@@ -471,7 +478,12 @@ class _Builder:
             message = f"there is no {match[1]} `{match[2]}`"
             place = self.source.locate(node, match[2])
         self.source.report(
-            place, path, "template_syntax", message, "" if near else "a Jinja template", near
+            place,
+            path,
+            "template_syntax",
+            message,
+            "" if near else f"a Jinja {'template' if braces else 'expression'}",
+            near,
         )
 
     def _when(self, index: int, step: Mapping[str, Any], scope: _Scope) -> Json:

@@ -5,6 +5,7 @@ This module imports only the standard library: an unchanged document is not read
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -53,10 +54,9 @@ def compile_book(
     digest = hashlib.sha256(data).hexdigest()
     file = cache_dir / _key(digest, path, sets, require_inputs) if cache_dir else None
     if file is not None:
-        cached = read_json(file)
+        cached = _load(file)
         if cached is not None and _fresh(cached["made_from"], env):
-            compiled: dict[str, Any] = cached["book"]
-            return compiled
+            return _unpack(cached)
 
     from runbook.document.build import build
 
@@ -68,7 +68,7 @@ def compile_book(
             "folder": built.folder,
             "files": {name: _signature(name) for name in built.files},
         }
-        _store(file, {"made_from": made_from, "book": compiled})
+        _store(file, {"made_from": made_from, **_pack(compiled)})
     return compiled
 
 
@@ -111,6 +111,34 @@ def _signature(file: str) -> list[int] | None:
     except OSError:
         return None
     return [status.st_mtime_ns, status.st_size, status.st_ino]
+
+
+def _pack(book: Mapping[str, Any]) -> dict[str, Any]:
+    """A compiled book for storing: what its first step shares with others stands once."""
+    common = {k: v for k, v in book["steps"][0].items() if k not in ("id", "with", "line")}
+    steps = [
+        {k: v for k, v in step.items() if k not in common or common[k] != v}
+        for step in book["steps"]
+    ]
+    return {"book": {**book, "steps": steps}, "common": common}
+
+
+def _unpack(stored: Mapping[str, Any]) -> dict[str, Any]:
+    book: dict[str, Any] = stored["book"]
+    common = stored["common"]
+    book["steps"] = [{**common, **step} for step in book["steps"]]
+    return book
+
+
+def _load(file: Path) -> Any:
+    # Thousands of new objects would set off the collector again and again, for nothing.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return read_json(file)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _store(file: Path, content: Mapping[str, Any]) -> None:

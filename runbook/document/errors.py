@@ -61,13 +61,21 @@ class DocumentInvalid(Exception):
         super().__init__(f"{self.message}\n{self.cause}")
 
     def _headline(self) -> str:
-        count = len(self.problems)
-        return f"the document has {count} error{'s' if count != 1 else ''}"
+        given = sum(1 for p in self.problems if not p.line or p.code == "input_missing")
+        wrong = len(self.problems) - given
+        parts = [f"the document has {_count(wrong, 'error')}"] if wrong else []
+        if given:
+            parts.append(f"{_count(given, 'value')} given for it cannot be used or is missing")
+        return ", ".join(parts)
 
     @property
     def errors(self) -> list[dict[str, Any]]:
         """The problems as plain JSON data."""
         return [asdict(p) for p in self.problems]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -79,7 +87,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     key = name.lower().replace("-", "_")
     if key in folded:
         return folded[key] if folded[key] != name else ""
-    near = difflib.get_close_matches(key, folded, 1, 0.6)
+    near = difflib.get_close_matches(key, folded, 1, 0.6) or [
+        k for k in folded if min(len(k), len(key)) > 2 and (k.startswith(key) or key.startswith(k))
+    ]
     return folded[near[0]] if near else ""
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from runbook.document import durations
 from runbook.document.errors import alternatives, nearest
 from runbook.document.fields import keys_of, models_at
-from runbook.document.models import SECRET_NAME, STEP_ID
+from runbook.document.models import BOOK_NAME, SECRET_NAME, STEP_ID
 from runbook.document.source import Node, Path, Source
 from runbook.protocol import Json
 from runbook.template import describe
@@ -35,6 +35,7 @@ _EXPECTED = {
 }
 _PATTERNS = {
     STEP_ID: "lower-case letters, digits and underscores, a letter first",
+    BOOK_NAME: "lower-case letters, digits, `-`, `_` and `.`",
     SECRET_NAME: "the name of an environment variable",
 }
 _MANY = 12  # more names than that are a list that nobody reads
@@ -119,7 +120,10 @@ def _report(
             nearest(str(path[-1]), known),
         )
     else:
-        code, message, expected, suggestion = _words(error, _value(data, path))
+        value = _value(data, path)
+        code, message, expected, suggestion = _words(error, value)
+        if isinstance(node.value, str) and value != node.value:
+            message += f" from `{node.value}`"
         source.report(node.place, full, code, message, expected, suggestion)
 
 
@@ -153,17 +157,24 @@ def _words(error: Mapping[str, Any], value: Json) -> tuple[str, str, str, str]:
     """Code, message, expectation and suggestion for a value that is wrong in itself."""
     kind, text, context = error["type"], error["msg"], error.get("ctx", {})
     got = f"got {describe(value)}{shown(value)}"
+    if kind == "bool_type" and value in ("true", "false"):
+        return "wrong_type", got, "`true` or `false` without quotes", ""
+    if kind == "list_type" and isinstance(value, str) and value.isidentifier():
+        return "wrong_type", got, "a list", f"[{value}]"
     if kind in _EXPECTED:
         return "wrong_type", got, _EXPECTED[kind], ""
     if kind in ("literal_error", "enum"):
         choices = re.findall(r"'([^']*)'", context["expected"])
         near = nearest(value, choices) if isinstance(value, str) else ""
-        expected = alternatives(choices) if choices else f"`{context['expected']}`"
+        expected = alternatives(choices) if choices else f"the number `{context['expected']}`"
         return "not_allowed", got, expected, near
     if kind == "string_pattern_mismatch":
         pattern = context["pattern"]
         expected = _PATTERNS.get(pattern, f"text that matches {pattern}")
         return "wrong_form", got, expected, _in_form(pattern, value)
+    if kind == "too_short":
+        count = context["min_length"]
+        return "wrong_value", got, f"at least {count} item{'s' if count > 1 else ''}", ""
     if kind in ("value_error", "assertion_error"):
         message = str(context.get("error", text))
         expected = durations.EXPECTED if "duration" in message else ""
@@ -176,14 +187,15 @@ def _words(error: Mapping[str, Any], value: Json) -> tuple[str, str, str, str]:
 def shown(value: Any) -> str:
     """A scalar as it is shown in a message, cut if long."""
     if value is None or isinstance(value, (dict, list)):
-        return ""
+        return " without items" if value in ([], {}) else ""
     text = value if isinstance(value, str) else json.dumps(value)
     return f" `{text if len(text) <= 60 else text[:57] + '...'}`"
 
 
 def _in_form(pattern: str, value: Any) -> str:
-    """A step's id as it would be allowed."""
-    if pattern != STEP_ID or not isinstance(value, str):
+    """A name as it would be allowed."""
+    joint = {STEP_ID: "_", BOOK_NAME: "-"}.get(pattern)
+    if joint is None or not isinstance(value, str):
         return ""
-    fixed = re.sub(r"[^a-z0-9_]+", "_", value.lower()).strip("_")
+    fixed = re.sub(r"[^a-z0-9_]+", joint, value.lower()).strip(joint)
     return fixed if re.fullmatch(pattern, fixed) else ""

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from runbook.document import durations
 
 INPUT_NAME = r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$"
 STEP_ID = r"^[a-z][a-z0-9_]{0,63}$"
+BOOK_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 SECRET_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 
-def _duration(text: str) -> str:
-    durations.seconds(text)
-    return text
+def _duration(value: object) -> object:
+    durations.seconds(str(value))
+    return value
 
 
-def _positive(text: str) -> str:
-    if durations.seconds(text) <= 0:
+def _positive(value: object) -> object:
+    if durations.seconds(str(value)) <= 0:
         raise ValueError("the duration is zero")
-    return text
+    return value
 
 
 _DURATION_SCHEMA = WithJsonSchema({"type": "string", "pattern": durations.PATTERN})
-Duration = Annotated[str, AfterValidator(_duration), _DURATION_SCHEMA]
-Limit = Annotated[str, AfterValidator(_positive), _DURATION_SCHEMA]
+Duration = Annotated[str, BeforeValidator(_duration), _DURATION_SCHEMA]
+Limit = Annotated[str, BeforeValidator(_positive), _DURATION_SCHEMA]
 
 
 class _Model(BaseModel):
@@ -115,7 +116,7 @@ class Document(_Model):
 
     runbook: Literal[1] = Field(description="The version of this format.")
     name: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$",
+        pattern=BOOK_NAME,
         description="The runbook's name, also that of its default workspace.",
     )
     description: str = Field(default="", description="What the runbook is for.")

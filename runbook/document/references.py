@@ -102,10 +102,12 @@ class Names:
         if name not in self.order:
             return _unknown("step", "step", name, [s for s in self.order if s != self.step], ())
         if name == self.step:
-            return Wrong("not_needed", f"the step `{name}` reads its own outputs", "earlier steps")
+            return Wrong(
+                "not_needed", f"the step `{name}` reads its own outputs", "an earlier step"
+            )
         if name not in self.needed:
             if self.order[name] > self.position:
-                return Wrong("not_needed", f"the step `{name}` comes later", "earlier steps")
+                return Wrong("not_needed", f"the step `{name}` comes later", "an earlier step")
             return Wrong(
                 "not_needed",
                 f"`{self.step}` does not need `{name}`",

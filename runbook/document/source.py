@@ -142,10 +142,11 @@ class Source:
         place = Place(mark.line + 1, mark.column + 1) if mark else Place(1, 1)
         if mark is not None and self.text[mark.index : mark.index + 1] == "\t":
             return self.fail(place, "tab", "a tab stands where YAML wants spaces", "spaces")
-        message = f"not YAML: {error.problem}"
+        problem, expected = _friendlier(str(error.problem))
+        message = f"not YAML: {problem}"
         if error.context and error.context_mark:
             message += f" ({error.context} that starts on line {error.context_mark.line + 1})"
-        return self.fail(place, "syntax", message)
+        return self.fail(place, "syntax", message, expected)
 
 
 class _Builder:
@@ -320,6 +321,17 @@ def breadcrumb(path: Iterable[str | int]) -> str:
         else:
             text += f".{name}" if text else name
     return text
+
+
+def _friendlier(problem: str) -> tuple[str, str]:
+    """The parser's words for the commonest mistakes, and what was expected instead."""
+    if problem == "mapping values are not allowed here":
+        return "a second `:`, or a wrong indentation", "quotes around a text that holds `: `"
+    if problem.endswith("that cannot start any token"):
+        return problem, "quotes around a text that starts with it"
+    if problem.startswith("expected <block end>, but found '<block"):
+        return "the indentation fits nothing before it", "the indentation of an earlier line"
+    return problem, ""
 
 
 def _start(event: Any) -> Place:

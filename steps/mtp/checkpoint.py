@@ -84,9 +84,11 @@ def open_folder(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder} is not a folder", "give the folder of a checkpoint")
 
     def fetch(name: str, offset: int, length: int) -> bytes:
-        with (folder / name).open("rb") as file:
-            file.seek(offset)
-            return file.read(length)
+        descriptor = os.open(f"{folder}/{name}", os.O_RDONLY)
+        try:
+            return os.pread(descriptor, length, offset)
+        finally:
+            os.close(descriptor)
 
     sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
     loaded = load(str(folder), sizes, fetch)

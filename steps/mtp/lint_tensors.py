@@ -187,7 +187,7 @@ def _packed(about: Subject, linear: Linear, found: dict[str, list[str]]) -> None
     if scale is None:
         found["scale_missing"].append(words.name)
     else:
-        size = _group_size(about, columns)
+        size = about.quantization.int4_group or min(128, columns)
         if scale.dtype not in FLOATS:
             found["packed_dtype"].append(scale.name)
         if scale.shape != (out, columns // size) or columns % size:
@@ -203,11 +203,6 @@ def _packed(about: Subject, linear: Linear, found: dict[str, list[str]]) -> None
         columns,
     ):
         found["weight_shape"].append(name)
-
-
-def _group_size(about: Subject, columns: int) -> int:
-    sizes = [s.group_size for s in about.quantization.schemes if s.stored == "int4"]
-    return next((size for size in sizes if size), min(128, columns))
 
 
 def _blocks(about: Subject, linear: Linear, found: dict[str, list[str]], native: bool) -> None:

@@ -65,6 +65,8 @@ class Quantization:
             if isinstance(group, dict)
         ]
         self.ignore: tuple[str, ...] = tuple(config.get("ignore") or ())
+        sizes = [s.group_size for s in self.schemes if s.stored == "int4"]
+        self.int4_group = next((size for size in sizes if size), None)
 
     @property
     def compressed_tensors(self) -> bool:

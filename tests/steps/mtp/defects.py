@@ -276,7 +276,8 @@ DEFECTS: dict[str, Defect] = {
     "actorder static, newer build": Defect(
         "actorder_static",
         plant=lambda t: group(t, 1)["weights"].update(actorder="static"),
-        severity="info",
+        severity="warning",
+        mended=True,
     ),
     "actorder group": Defect(
         "actorder_group", plant=lambda t: group(t, 1)["weights"].update(actorder="group")

@@ -1,0 +1,24 @@
+"""Quick look at an HTTP endpoint, for checks: no HTTP library, no wait."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Health = Literal["healthy", "unhealthy", "slow", "refused"]
+
+
+def health(host: str, port: int, timeout: float = 0.3, path: str = "/health") -> Health:
+    """GET a path: `healthy` if the answer is 200, `unhealthy` if it is another, `slow` if there
+    is none within `timeout` seconds, `refused` if nobody listens."""
+    import socket
+
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"
+    try:
+        with socket.create_connection((host, port), timeout) as connection:
+            connection.sendall(request.encode("ascii"))
+            status = connection.recv(64).split(b" ", 2)[1:2]
+    except TimeoutError:
+        return "slow"
+    except OSError:
+        return "refused"
+    return "healthy" if status == [b"200"] else "unhealthy"

@@ -1,0 +1,239 @@
+"""Facts of this machine. Standard library only; NVML only where an NVIDIA driver may be.
+
+Every fact is stable while the hardware and the driver are: what changes by the minute (memory in
+use, running processes) is in `gpu_load`, never in a fact, so facts may enter fingerprints.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Fact: TypeAlias = dict[str, Any]
+
+PROC = Path("/proc")
+SYSTEM_CPUS = Path("/sys/devices/system/cpu")
+NVIDIA_TRACES = (
+    "/proc/driver/nvidia/version",
+    "/dev/nvidiactl",
+    "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1",
+    "/usr/lib/aarch64-linux-gnu/libnvidia-ml.so.1",
+    "/usr/lib64/libnvidia-ml.so.1",
+    "/usr/lib/wsl/lib/libnvidia-ml.so.1",
+)
+"""Any of these means that asking NVML is worth its import; none means that there is no driver."""
+
+ISA_LEVELS = (
+    ("amx", ("amx_tile", "amx_bf16", "avx512_bf16")),
+    ("avx512_bf16", ("avx512f", "avx512bw", "avx512_bf16")),
+    ("avx512", ("avx512f", "avx512bw", "avx512vl")),
+    ("avx2", ("avx2", "fma")),
+)
+"""From the richest to the plainest: the level's name and the flags of /proc/cpuinfo it takes."""
+
+LINK_KINDS = {0: "INT", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
+"""nvmlGpuTopologyLevel_t in the words of `nvidia-smi topo -m`."""
+
+
+def cpu() -> Fact:
+    """{model, cores, isa, avx2, avx512_bf16, amx}.
+
+    `cores` are those this process may use; `isa` is the richest of `ISA_LEVELS`, else the
+    architecture (`x86_64`, `aarch64`). Only the first processor's entry is read: the file grows
+    by a kilobyte or so per processor, and the kernel composes it anew for each reader.
+    """
+    with (PROC / "cpuinfo").open(encoding="ascii", errors="replace") as file:
+        entry: dict[str, str] = {}
+        for line in file:
+            if not line.strip():
+                break
+            key, _, value = line.partition(":")
+            entry[key.strip()] = value.strip()
+    flags = frozenset((entry.get("flags") or entry.get("Features") or "").split())
+    isa = next(
+        (name for name, needed in ISA_LEVELS if flags.issuperset(needed)), os.uname().machine
+    )
+    return {
+        "model": entry.get("model name", os.uname().machine),
+        "cores": len(os.sched_getaffinity(0)),
+        "isa": isa,
+        "avx2": "avx2" in flags,
+        "avx512_bf16": "avx512_bf16" in flags,
+        "amx": isa == "amx",
+    }
+
+
+def physical_cores() -> list[int]:
+    """The processors this process may use, one (the lowest) of each core's hardware threads."""
+    allowed = sorted(os.sched_getaffinity(0))
+    firsts = []
+    seen: set[str] = set()
+    for number in allowed:
+        siblings = SYSTEM_CPUS / f"cpu{number}" / "topology" / "thread_siblings_list"
+        try:
+            core = siblings.read_text()
+        except OSError:
+            return allowed  # the kernel does not tell, as in some sandboxes
+        if core not in seen:
+            seen.add(core)
+            firsts.append(number)
+    return firsts
+
+
+def memory() -> Fact:
+    """{total, available} in bytes, both bounded by the control group this process is in."""
+    values = {}
+    for line in (PROC / "meminfo").read_text(encoding="ascii").splitlines():
+        key, _, rest = line.partition(":")
+        if key in ("MemTotal", "MemAvailable"):
+            values[key] = int(rest.split()[0]) * 1024
+    total, available = values["MemTotal"], values["MemAvailable"]
+    limit, used = _cgroup_memory()
+    if limit is not None and limit < total:
+        total, available = limit, min(available, max(0, limit - used))
+    return {"total": total, "available": available}
+
+
+def _cgroup_memory() -> tuple[int | None, int]:
+    """Limit and use of memory of the mounted control group (version 2), in bytes."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None, 0  # the root group, version 1, or no control groups: no bound known
+    return (None if limit == "max" else int(limit)), used
+
+
+def nvidia_driver_present() -> bool:
+    """Whether there is a trace of an NVIDIA driver; asking NVML is pointless otherwise."""
+    return any(Path(trace).exists() for trace in NVIDIA_TRACES)
+
+
+def gpus() -> list[Fact]:
+    """The NVIDIA GPUs in NVML's order (that of the PCI bus); empty without a working driver.
+
+    Each: {index, name, architecture ("12.0"), memory (bytes), driver, uuid, bus, pcie_generation,
+    pcie_width, power_limit (watts)}; a value that the driver does not give is None.
+    """
+    return list(nvidia()["gpus"])
+
+
+def nvidia() -> Fact:
+    """{driver, error, gpus, links}: what `gpus` gives and what lies around it.
+
+    `error` is NVML's own word where a driver left traces but does not work (a module that is not
+    loaded, a library of another version), else None. `links` has one {a, b, kind, nvlinks} per
+    pair of GPUs: kind as in `LINK_KINDS`, nvlinks the active NVLinks of `a`.
+    """
+    found: Fact = {"driver": None, "error": None, "gpus": [], "links": []}
+    if not nvidia_driver_present():
+        return found
+    with _nvml() as (nvml, error):
+        if nvml is None:
+            return found | {"error": error}
+        try:
+            driver = nvml.nvmlSystemGetDriverVersion()
+            handles = _handles(nvml)
+            found["driver"] = driver
+            found["gpus"] = [_gpu(nvml, i, h, driver) for i, h in enumerate(handles)]
+            found["links"] = list(_links(nvml, handles))
+        except nvml.NVMLError as failure:
+            found["error"] = str(failure)
+    return found
+
+
+def gpu_load() -> list[Fact]:
+    """What runs on each GPU now: {index, used (bytes), processes: [{pid, used}]}.
+
+    `used` of a process is None where the driver hides it, as it does inside containers. No fact:
+    it changes by the minute.
+    """
+    if not nvidia_driver_present():
+        return []
+    with _nvml() as (nvml, _error):
+        if nvml is None:
+            return []
+        load = []
+        for index, handle in enumerate(_handles(nvml)):
+            processes = _ask(nvml, nvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
+            load.append(
+                {
+                    "index": index,
+                    "used": _memory(nvml, handle).used,
+                    "processes": [{"pid": p.pid, "used": p.usedGpuMemory} for p in processes],
+                }
+            )
+        return load
+
+
+@contextmanager
+def _nvml() -> Iterator[tuple[Any, str | None]]:
+    """The initialised library and None, or None and why there is none."""
+    import pynvml  # type: ignore[import-untyped]
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as failure:
+        yield None, str(failure)
+        return
+    try:
+        yield pynvml, None
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _handles(nvml: Any) -> list[Any]:
+    return [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+
+
+def _ask(nvml: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the driver answers, None where it does not support the question on this device."""
+    try:
+        return function(*arguments)
+    except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound):
+        return None
+
+
+def _memory(nvml: Any, handle: Any) -> Any:
+    """NVML's second memory structure counts what the driver reserves apart from `used`."""
+    versioned = _ask(nvml, nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2)
+    return versioned if versioned is not None else nvml.nvmlDeviceGetMemoryInfo(handle)
+
+
+def _gpu(nvml: Any, index: int, handle: Any, driver: str) -> Fact:
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    limit = _ask(nvml, nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+    return {
+        "index": index,
+        "name": nvml.nvmlDeviceGetName(handle),
+        "architecture": f"{major}.{minor}",
+        "memory": _memory(nvml, handle).total,
+        "driver": driver,
+        "uuid": nvml.nvmlDeviceGetUUID(handle),
+        "bus": nvml.nvmlDeviceGetPciInfo(handle).busId,
+        "pcie_generation": _ask(nvml, nvml.nvmlDeviceGetMaxPcieLinkGeneration, handle),
+        "pcie_width": _ask(nvml, nvml.nvmlDeviceGetMaxPcieLinkWidth, handle),
+        "power_limit": None if limit is None else limit / 1000,
+    }
+
+
+def _links(nvml: Any, handles: list[Any]) -> Iterator[Fact]:
+    for a, first in enumerate(handles):
+        for b in range(a + 1, len(handles)):
+            level = _ask(nvml, nvml.nvmlDeviceGetTopologyCommonAncestor, first, handles[b])
+            yield {"a": a, "b": b, "kind": LINK_KINDS.get(level), "nvlinks": _nvlinks(nvml, first)}
+
+
+def _nvlinks(nvml: Any, handle: Any) -> int:
+    """Active NVLinks of a device. No RTX PRO 6000 has any; NVML then answers `not supported`."""
+    active = 0
+    for link in range(nvml.NVML_NVLINK_MAX_LINKS):
+        try:
+            active += nvml.nvmlDeviceGetNvLinkState(handle, link) == nvml.NVML_FEATURE_ENABLED
+        except nvml.NVMLError:
+            break  # past the last link that this device has
+    return active

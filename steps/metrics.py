@@ -1,0 +1,65 @@
+"""Prometheus' text format, as far as counters are concerned, and vLLM's speculation counters."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+SAMPLE = re.compile(
+    r"""(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)
+    (?:\{(?P<labels>(?:[^"}]|"(?:\\.|[^"\\])*")*)\})?
+    [ \t]+(?P<value>[^ \t]+)(?:[ \t]+-?\d+)?[ \t]*""",
+    re.VERBOSE,
+)
+"""One sample (https://prometheus.io/docs/instrumenting/exposition_formats/): name, labels, value
+and an optional time stamp. A label's value may hold braces, so it is matched as a string."""
+
+DRAFTS = "vllm:spec_decode_num_drafts_total"
+DRAFTED = "vllm:spec_decode_num_draft_tokens_total"
+ACCEPTED = "vllm:spec_decode_num_accepted_tokens_total"
+
+
+def counter(text: str, name: str) -> float | None:
+    """The sum of a counter over all its label sets (engines, models); None if it is not exposed.
+
+    The name must match exactly: `..._created` holds a time stamp, `..._per_pos_total` another
+    count, and `num_drafts` counts drafting steps where `num_draft_tokens` counts tokens.
+    """
+    values = [
+        float(match["value"])
+        for line in text.splitlines()
+        if line.startswith(name)
+        and (match := SAMPLE.fullmatch(line)) is not None
+        and match["name"] == name
+    ]
+    return sum(values) if values else None
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Counts of tokens since the server's start, or between two moments."""
+
+    drafts: int
+    drafted: int
+    accepted: int
+
+    @classmethod
+    def read(cls, text: str) -> Speculation | None:
+        """From the text of /metrics; None if the server does not speculate."""
+        values = [counter(text, name) for name in (DRAFTS, DRAFTED, ACCEPTED)]
+        if any(value is None for value in values):
+            return None
+        drafts, drafted, accepted = (int(value) for value in values if value is not None)
+        return cls(drafts, drafted, accepted)
+
+    def since(self, before: Speculation) -> Speculation:
+        return Speculation(
+            self.drafts - before.drafts,
+            self.drafted - before.drafted,
+            self.accepted - before.accepted,
+        )
+
+    @property
+    def acceptance(self) -> float | None:
+        """Accepted per drafted token; None if nothing was drafted."""
+        return self.accepted / self.drafted if self.drafted else None

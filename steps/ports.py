@@ -1,0 +1,73 @@
+"""Who listens on a TCP port of this machine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+LISTEN = "0A"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process with a listening socket. `pid` is None where /proc does not let us see it."""
+
+    pid: int | None
+    command: str
+
+    def __str__(self) -> str:
+        if self.pid is None:
+            return "a process of another user"
+        return f"process {self.pid} ({self.command})"
+
+
+def in_use(host: str, port: int) -> bool:
+    """Whether a server could not listen there now. Looks as a server does: by trying to bind."""
+    import socket
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
+
+
+def holder(port: int) -> Holder | None:
+    """The process that listens on a port, found through /proc; None if no one listens."""
+    inodes = {
+        fields[9]
+        for table in ("/proc/net/tcp", "/proc/net/tcp6")
+        if Path(table).exists()
+        for fields in (line.split() for line in Path(table).read_text().splitlines()[1:])
+        if fields[3] == LISTEN and int(fields[1].rpartition(":")[2], 16) == port
+    }
+    if not inodes:
+        return None
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and wanted & _open_sockets(entry):
+            return Holder(int(entry), _command(entry))
+    return Holder(None, "")
+
+
+def _open_sockets(pid: str) -> set[str]:
+    folder = f"/proc/{pid}/fd"
+    found = set()
+    try:
+        for descriptor in os.listdir(folder):
+            found.add(os.readlink(f"{folder}/{descriptor}"))
+    except OSError:
+        pass  # it ended meanwhile, or belongs to another user
+    return found
+
+
+def _command(pid: str) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return "ended meanwhile"
+    return b" ".join(words).decode(errors="replace").strip()[:120]

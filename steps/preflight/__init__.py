@@ -1,0 +1,131 @@
+"""Look at the machine before anything is made: what is missing is said at once, and all of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from runbook.files import read_json
+from runbook.protocol import Check, Context, Model, PreconditionNotMet, Reason, Work
+from runbook.steps.preflight.checks import (
+    ACROSS_HOST,
+    REHEARSE,
+    chosen_links,
+    examine,
+    names,
+    suitable,
+)
+from runbook.steps.preflight.machine import Machine
+
+RECORD = "preflight/examined.json"
+
+
+class Preflight:
+    """`check` makes the quick checks at each run; `apply` makes all of them, once per machine
+    and inputs, and keeps a record that it did."""
+
+    version = "1"
+    Inputs = Model("runbook.steps.preflight.models:Inputs")
+    Outputs = Model("runbook.steps.preflight.models:Outputs")
+
+    def check(self, ctx: Context) -> Check:
+        inputs = ctx.inputs
+        machine = Machine(ctx.workspace, inputs.service)
+        reasons = examine(machine, inputs, thorough=ctx.deep)
+        failed = any(reason.severity == "error" for reason in reasons)
+        if not failed and read_json(ctx.workspace / RECORD) != _identity(machine, inputs):
+            reasons.append(Reason("not_examined", "this machine was not examined yet"))
+            failed = True
+        if failed:
+            return Check.unsatisfied(*reasons, work=Work(seconds=1.0))
+        return Check.satisfied(_outputs(machine, inputs), *reasons)
+
+    def apply(self, ctx: Context) -> None:
+        from runbook.files import write_json
+
+        inputs = ctx.inputs
+        machine = Machine(ctx.workspace, inputs.service)
+        reasons = examine(machine, inputs, thorough=True)
+        made = names(inputs)
+        ctx.log(f"{len(made)} checks: {', '.join(made)}")
+        for reason in reasons:
+            ctx.log(f"{reason.severity}: {reason.message}")
+        unmet = [reason for reason in reasons if reason.severity == "error"]
+        if unmet:
+            raise _precondition(unmet, without_gpu=_needs_gpu(machine, inputs))
+        record = ctx.workspace / RECORD
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_json(record, _identity(machine, inputs))
+
+    def undo(self, ctx: Context) -> None:
+        record: Path = ctx.workspace / RECORD
+        record.unlink(missing_ok=True)
+        if record.parent.is_dir() and not any(record.parent.iterdir()):
+            record.parent.rmdir()
+
+
+def _identity(machine: Machine, inputs: SimpleNamespace) -> dict[str, Any]:
+    """What an examination was of: other inputs, GPUs or processors must be examined anew."""
+    return {
+        "inputs": vars(inputs),
+        "cpu": machine.cpu["model"],
+        "gpus": [gpu["uuid"] for gpu in machine.nvidia["gpus"]] if inputs.gpus else [],
+        "driver": machine.nvidia["driver"] if inputs.gpus else None,
+    }
+
+
+def _needs_gpu(machine: Machine, inputs: SimpleNamespace) -> bool:
+    return inputs.gpus is not None and not machine.nvidia["gpus"]
+
+
+def _precondition(unmet: list[Reason], without_gpu: bool) -> PreconditionNotMet:
+    single = unmet[0] if len(unmet) == 1 else None
+    remedies = [f"{reason.code}: {reason.remedy}" for reason in unmet]
+    return PreconditionNotMet(
+        single.message if single else f"{len(unmet)} preconditions are not met",
+        code=single.code if single else "preconditions_not_met",
+        cause="\n".join(reason.message for reason in unmet),
+        remedy=REHEARSE if without_gpu else "\n".join(remedies),
+        reasons=unmet,
+    )
+
+
+def _outputs(machine: Machine, inputs: SimpleNamespace) -> dict[str, Any]:
+    variant = inputs.variant
+    if variant == "auto":
+        variant = "v4" if machine.cpu["avx512_bf16"] else "v3"
+    return {
+        "variant": variant,
+        "reduced": variant == "v3",
+        "cpu_isa": machine.cpu["isa"],
+        "gpus": suitable(machine, inputs)[: inputs.gpus] if inputs.gpus else [],
+        "env": environment(machine, inputs),
+    }
+
+
+def environment(machine: Machine, inputs: SimpleNamespace) -> dict[str, str]:
+    """What the server's environment must say about this machine."""
+    env = {}
+    if inputs.gpus:
+        chosen = suitable(machine, inputs)[: inputs.gpus]
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        if len(chosen) < len(machine.nvidia["gpus"]):
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(gpu["uuid"] for gpu in chosen)
+        if any(
+            link["nvlinks"] == 0 and link["kind"] in ACROSS_HOST
+            for link in chosen_links(machine, inputs)
+        ):
+            env["NCCL_P2P_DISABLE"] = "1"
+    if inputs.cpu_ranks:
+        env["VLLM_CPU_OMP_THREADS_BIND"] = bind(machine.cores, machine.threads, inputs.cpu_ranks)
+    return env
+
+
+def bind(cores: list[int], threads: list[int], ranks: int) -> str:
+    """Processors for each of vLLM's CPU workers, as `0,1|2,3`. By itself vLLM refuses several
+    workers on one NUMA node. Hardware threads are shared out only where cores do not suffice."""
+    numbers = cores if len(cores) >= ranks else threads
+    size = max(1, len(numbers) // ranks)
+    shares = [numbers[(rank * size) % len(numbers) :][:size] for rank in range(ranks)]
+    return "|".join(",".join(map(str, share)) for share in shares)

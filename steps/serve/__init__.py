@@ -1,0 +1,152 @@
+"""Serve a model with vLLM, as a service that outlives the attempt that started it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from runbook.protocol import Check, Context, Model, PreconditionNotMet, Reason, StepFailure, Work
+from runbook.steps import endpoint
+from runbook.steps.serve.command import differences, effective, spec
+from runbook.steps.service import Service
+
+START_SECONDS = 60.0
+"""What a start takes at least; a large checkpoint takes minutes more."""
+CANCEL_GRACE = 3.0
+
+
+class Serve:
+    """One server per workspace. `check` looks at the record, the process and /health."""
+
+    version = "1"
+    Inputs = Model("runbook.steps.serve.models:Inputs")
+    Outputs = Model("runbook.steps.serve.models:Outputs")
+
+    def check(self, ctx: Context) -> Check:
+        inputs = effective(ctx.inputs)
+        running = Service.load(folder(ctx.workspace))
+        reason = self._unmet(running, inputs, deep=ctx.deep)
+        if reason is not None or running is None:
+            reason = reason or Reason("not_started", "no server was started")
+            return Check.unsatisfied(reason, work=Work(seconds=START_SECONDS))
+        return Check.satisfied(
+            {
+                "endpoint": f"http://{_reachable(inputs.host)}:{inputs.port}/v1",
+                "model": inputs.served_model_name,
+                "profile": inputs.profile,
+                "log": str(running.log),
+                "process": running.process.dump(),
+                **running.found,
+            }
+        )
+
+    def _unmet(self, running: Service | None, inputs: SimpleNamespace, deep: bool) -> Reason | None:
+        if running is None:
+            return None
+        pid = running.process.pid
+        if not running.alive():
+            return Reason("server_dead", f"the server, process {pid}, runs no more")
+        if changed := changes(running, inputs):
+            return Reason("server_changed", f"the server runs with other {', '.join(changed)}")
+        if not running.ready:
+            return Reason("server_starting", f"the server, process {pid}, has not answered yet")
+        # A busy server may need longer; a check that a person waits for may not.
+        state = endpoint.health(_reachable(inputs.host), inputs.port, timeout=5.0 if deep else 0.3)
+        if state != "healthy":
+            return Reason(f"server_{state}", f"the server, process {pid}, is {state} at /health")
+        return None
+
+    def apply(self, ctx: Context) -> None:
+        from runbook.steps.serve.readiness import Startup, require_model_folder
+        from runbook.steps.serve.supervisor import supervisor
+
+        inputs = effective(ctx.inputs)
+        here = folder(ctx.workspace)
+        running = Service.load(here)
+        if running is not None and (not running.alive() or changes(running, inputs)):
+            _stop(ctx, running, inputs.stop_grace)
+            running = None
+        if running is None:
+            require_model_folder(Path(inputs.model), inputs.speculative_config)
+            _require_program(Path(inputs.vllm))
+            _require_port(inputs.host, inputs.port)
+            keeper = supervisor(inputs.supervisor)
+            ctx.log(f"start vLLM ({keeper.kind}), log {here / 'server.log'}")
+            running = keeper.start(
+                here,
+                spec(inputs) | {"keeper": keeper.kind, "stop_grace": inputs.stop_grace},
+            )
+        else:
+            ctx.log(f"wait for the server that runs already, process {running.process.pid}")
+        grace = CANCEL_GRACE
+        try:
+            found = Startup(ctx, inputs, running).wait()
+            running = running.mark_ready(found | {"supervisor": running.spec["keeper"]})
+        except StepFailure:
+            grace = inputs.stop_grace
+            raise
+        finally:
+            if not running.ready:
+                _stop(ctx, running, grace)
+        ctx.log(f"serving {inputs.served_model_name} on port {inputs.port}")
+
+    def undo(self, ctx: Context) -> None:
+        import shutil
+
+        here = folder(ctx.workspace)
+        running = Service.load(here)
+        if running is not None:
+            _stop(ctx, running, ctx.inputs.stop_grace)
+        shutil.rmtree(here, ignore_errors=True)
+
+
+def folder(workspace: Path) -> Path:
+    """Where the server's record and log are."""
+    return workspace / "serve"
+
+
+def changes(running: Service, inputs: SimpleNamespace) -> list[str]:
+    """What the server was started with and is wanted otherwise now."""
+    return differences(running.spec, spec(inputs))
+
+
+def _reachable(host: str) -> str:
+    """The address by which this machine reaches a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _stop(ctx: Context, running: Service, grace: float) -> None:
+    from runbook.steps.serve.supervisor import Session, SystemdUser
+
+    if running.members():
+        ctx.log(f"stop the server, process {running.process.pid}")
+    keeper: Any = SystemdUser() if running.spec.get("keeper") == "systemd-user" else Session()
+    keeper.stop(running, grace)
+
+
+def _require_program(vllm: Path) -> None:
+    import os
+
+    if not os.access(vllm, os.X_OK):
+        raise StepFailure(
+            f"{vllm} cannot be run",
+            code="vllm_missing",
+            cause="there is no such program",
+            remedy="`runbook run --from build`",
+        )
+
+
+def _require_port(host: str, port: int) -> None:
+    from runbook.steps import ports
+
+    if not ports.in_use(host, port):
+        return
+    holder = ports.holder(port)
+    kill = f"`kill {holder.pid}`" if holder and holder.pid else "ask its owner"
+    raise PreconditionNotMet(
+        f"port {port} is in use by {holder or 'another process'}",
+        code="port_in_use",
+        cause="the server cannot listen where another process does",
+        remedy=f"end it ({kill}) or choose another `port` for the serve step",
+    )

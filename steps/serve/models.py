@@ -1,0 +1,153 @@
+"""Inputs and outputs of the serve step. Flags of `vllm serve` keep the names vLLM gives them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Process(Strict):
+    """A process by pid, start time and boot: unique over reboots and recycled pids."""
+
+    pid: int = Field(description="Process id.")
+    start_time: int = Field(description="Start in clock ticks after boot.")
+    boot_id: str = Field(description="The kernel's id of this boot.")
+
+
+class SpeculativeConfig(BaseModel):
+    """vLLM's speculative decoding. Other keys that vLLM knows are passed on as they are."""
+
+    model_config = ConfigDict(extra="allow")
+    method: str = Field(description="Speculation method; `mtp` uses the model's own MTP head.")
+    num_speculative_tokens: int = Field(1, ge=1, description="Tokens drafted per step.")
+
+
+class WarmUp(Strict):
+    """The first completion, which must succeed before the server counts as ready."""
+
+    prompt: str = Field("Count from one to ten.", description="What is asked.")
+    max_tokens: int = Field(16, ge=2, description="Tokens generated at most.")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="Passed on to the chat template."
+    )
+
+
+class Flags(Strict):
+    """Flags of `vllm serve`; null leaves one to vLLM."""
+
+    tensor_parallel_size: int | None = Field(
+        None, ge=1, description="GPUs, or CPU workers, per replica."
+    )
+    data_parallel_size: int | None = Field(None, ge=1, description="Replicas.")
+    enable_expert_parallel: bool | None = Field(
+        None, description="Spread whole experts over the ranks in place of slices of each."
+    )
+    max_model_len: int | None = Field(None, ge=1, description="Context length in tokens.")
+    max_num_seqs: int | None = Field(None, ge=1, description="Sequences decoded together at most.")
+    max_num_batched_tokens: int | None = Field(
+        None, ge=1, description="Tokens in one step at most; the size of a prefill chunk."
+    )
+    gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="Share of a GPU's memory that vLLM may take."
+    )
+    kv_cache_dtype: str | None = Field(None, description="Data type of the KV cache, as `fp8`.")
+    kv_cache_memory_bytes: int | None = Field(
+        None, ge=1, description="Size of the KV cache; on a CPU the default is all memory there is."
+    )
+    block_size: int | None = Field(None, ge=1, description="Tokens in a block of the KV cache.")
+    tokenizer_mode: str | None = Field(None, description="As `deepseek_v4`.")
+    reasoning_parser: str | None = Field(None, description="Parser that splits off the reasoning.")
+    tool_call_parser: str | None = Field(None, description="Parser that finds tool calls.")
+    enable_auto_tool_choice: bool | None = Field(
+        None, description="Let the model decide whether to call a tool."
+    )
+    trust_remote_code: bool | None = Field(
+        None, description="Run Python code that the model folder brings along."
+    )
+    disable_custom_all_reduce: bool | None = Field(
+        None, description="Needed for two GPUs that only PCIe connects: else the start hangs."
+    )
+    enforce_eager: bool | None = Field(None, description="No compilation and no CUDA graphs.")
+    enable_prefix_caching: bool | None = Field(None, description="Reuse the KV cache of prefixes.")
+    seed: int | None = Field(None, description="Seed of sampling.")
+    speculative_config: SpeculativeConfig | None = Field(
+        None, description="Speculative decoding; off if null."
+    )
+    compilation_config: dict[str, Any] | None = Field(
+        None, description="Compilation and CUDA graphs, as vLLM's --compilation-config."
+    )
+    extra_args: list[str] = Field(
+        default_factory=list, description="Further arguments of `vllm serve`, as they are."
+    )
+
+    env: list[dict[str, str]] = Field(
+        default_factory=list,
+        description="Environment in layers, later ones over earlier ones, over that of the run.",
+    )
+
+
+class Inputs(Flags):
+    """What is served, how, and where."""
+
+    vllm: str = Field(description="Path of the `vllm` program.")
+    model: str = Field(description="Folder of the model to serve.")
+    served_model_name: str = Field(description="The name that clients ask for.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
+
+    profile: str | None = Field(None, description="The profile to serve with, by name.")
+    profiles: dict[str, Flags] = Field(
+        default_factory=dict,
+        description="Named sets of flags. What a profile gives goes over the flags beside it; its "
+        "`env` and `extra_args` are added to them.",
+    )
+    path: list[str] = Field(default_factory=list, description="Folders put before PATH.")
+    digests: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What identifies the model and the build; a change restarts the server.",
+    )
+
+    warm_up: WarmUp = Field(
+        default_factory=lambda: WarmUp.model_validate({}), description="The first completion."
+    )
+    start_timeout: float = Field(
+        1800, gt=0, description="Seconds until the first completion has succeeded, at most."
+    )
+    stop_grace: float = Field(
+        30, ge=0, description="Seconds from SIGINT until the server is killed."
+    )
+    supervisor: Literal["auto", "session", "systemd-user"] = Field(
+        "auto",
+        description="What keeps the server: the user's systemd, a session of its own, or "
+        "systemd where it can be reached.",
+    )
+
+    @model_validator(mode="after")
+    def _profile_known(self) -> Inputs:
+        if self.profile is not None and self.profile not in self.profiles:
+            names = ", ".join(self.profiles) or "none"
+            raise ValueError(f"no profile is called {self.profile!r}; there are: {names}")
+        return self
+
+
+class Outputs(Strict):
+    """The running server."""
+
+    endpoint: str = Field(description="Base URL of the OpenAI API.")
+    model: str = Field(description="The name that clients ask for.")
+    profile: str | None = Field(description="The profile it is served with.")
+    log: str = Field(description="Path of the server's log.")
+    process: Process = Field(description="The server's process.")
+    supervisor: str = Field(description="What keeps it: `session` or `systemd-user`.")
+    kv_cache_tokens: int | None = Field(description="Tokens that fit into the KV cache.")
+    max_concurrency: float | None = Field(
+        description="Requests of full context length that fit into the KV cache."
+    )
+    draft_head_shared: bool | None = Field(
+        description="Whether the log says that the draft shares the target's embedding and head."
+    )

@@ -1,0 +1,132 @@
+"""Inputs and outputs of the smoke step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Process(Strict):
+    """A process by pid, start time and boot: unique over reboots and recycled pids."""
+
+    pid: int = Field(description="Process id.")
+    start_time: int = Field(description="Start in clock ticks after boot.")
+    boot_id: str = Field(description="The kernel's id of this boot.")
+
+
+class Prompt(Strict):
+    """One question to the model, asked at temperature 0."""
+
+    prompt: str = Field(description="What is asked.")
+    max_tokens: int = Field(128, ge=1, description="Tokens generated at most, reasoning included.")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="Passed on to the chat template, as `thinking: false`."
+    )
+
+
+class Echo(Prompt):
+    """A question with a known answer."""
+
+    expect: str | None = Field(
+        None, description="The exact answer; null accepts any that is not empty."
+    )
+
+
+class Reasoning(Prompt):
+    """A question that makes the model reason before it answers."""
+
+    expect: str | None = Field(
+        None, description="The exact reasoning; null accepts any that is not empty."
+    )
+    expect_answer: str | None = Field(
+        None, description="The exact answer after it; null accepts any that is not empty."
+    )
+
+
+class Tool(Strict):
+    """A function that the model may call."""
+
+    name: str = Field(description="Its name.")
+    description: str = Field("", description="What it does.")
+    parameters: dict[str, Any] = Field(
+        default_factory=lambda: {"type": "object", "properties": {}},
+        description="JSON schema of its arguments.",
+    )
+
+
+class ToolCall(Prompt):
+    """A question that the model answers by calling a function."""
+
+    tools: list[Tool] = Field(min_length=1, description="The functions on offer.")
+    expect_name: str = Field(description="The function it must call.")
+    expect_arguments: dict[str, Any] | None = Field(
+        None, description="The exact arguments; null accepts any object."
+    )
+
+
+class Counts(Strict):
+    """Exact counts of tokens."""
+
+    drafted: int = Field(ge=0, description="Tokens drafted.")
+    accepted: int = Field(ge=0, description="Of these, tokens accepted.")
+
+
+class Speculation(Strict):
+    """Whether drafts happen and are accepted, by the server's own counters."""
+
+    prompts: list[str] = Field(min_length=1, description="What is asked, one after the other.")
+    max_tokens: int = Field(128, ge=2, description="Tokens generated at most per prompt.")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="Passed on to the chat template."
+    )
+    expect: Counts | None = Field(None, description="The exact counts, where they are known.")
+    min_acceptance: float | None = Field(
+        None, ge=0, le=1, description="The least share of drafted tokens that are accepted."
+    )
+
+
+class Speed(Prompt):
+    """Time to the first token and decode rate of a single stream."""
+
+    ignore_eos: bool = Field(
+        False, description="Go on to max_tokens whatever the model says, for a steady measure."
+    )
+    repetitions: int = Field(1, ge=1, description="Measurements; the median is reported.")
+    min_decode_tokens_per_second: float | None = Field(
+        None, gt=0, description="The least rate; null measures without judging."
+    )
+    max_ttft_seconds: float | None = Field(
+        None, gt=0, description="The longest time to the first token; null does not judge."
+    )
+
+
+class Inputs(Strict):
+    """Which server is asked what."""
+
+    endpoint: str = Field(description="Base URL of the OpenAI API, as `http://127.0.0.1:8000/v1`.")
+    model: str = Field(description="The name to ask for.")
+    process: Process = Field(description="The server's process: what the result is about.")
+    request_timeout: float = Field(
+        300, gt=0, description="Seconds that one request may take at most."
+    )
+    echo: Echo = Field(description="A question with a known answer.")
+    reasoning: Reasoning | None = Field(None, description="Reasoning; not asked if null.")
+    tool_call: ToolCall | None = Field(None, description="A tool call; not asked if null.")
+    speculation: Speculation | None = Field(None, description="Drafts; not asked if null.")
+    speed: Speed | None = Field(None, description="Speed; not measured if null.")
+
+
+class Outputs(Strict):
+    """What was measured."""
+
+    model: str = Field(description="The name that was asked for.")
+    decode_tokens_per_second: float | None = Field(description="Of a single stream; median.")
+    ttft_seconds: float | None = Field(description="Time to the first token; median.")
+    drafted: int | None = Field(description="Tokens drafted.")
+    accepted: int | None = Field(description="Of these, tokens accepted.")
+    acceptance: float | None = Field(description="accepted / drafted.")

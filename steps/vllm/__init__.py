@@ -1,0 +1,168 @@
+"""Step `vllm`: a patched vLLM, built once per content and installed in an environment of its own.
+
+`mode: wheel` patches the Python sources of a published wheel, `mode: source` compiles a pinned
+source; both apply the series of `target` whole or not at all and end in `<workspace>/venv`.
+Importing this module costs little: `check` runs in each no-op.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from runbook.protocol import Check, Context, Json, Model, Reason, StepFailure, Work
+from runbook.steps.vllm import environment
+from runbook.steps.vllm.release import Release, load_release, lock_path
+from runbook.steps.vllm.target import SeriesError, files_of
+
+if TYPE_CHECKING:
+    from runbook.steps.vllm.build import Built
+
+# What a first run costs beyond the wheel: the requirements to download, the space of the
+# environment, and the time of an install on two cores (measured with the CPU release).
+_REQUIREMENTS_BYTES = 900 << 20
+_DISK = 4 << 30
+_SECONDS = 90.0
+
+
+class Vllm:
+    version = "1"
+    Inputs = Model("runbook.steps.vllm.models:Inputs")
+    Outputs = Model("runbook.steps.vllm.models:Outputs")
+
+    def files(self, inputs: SimpleNamespace) -> Iterable[Path]:
+        lock = lock_path(inputs.target, inputs.lock)
+        return [*_series_files(inputs.target), lock, load_release(lock).requirements]
+
+    def check(self, ctx: Context) -> Check:
+        folder = ctx.workspace / environment.LINK
+        work = Work(bytes=_REQUIREMENTS_BYTES, seconds=_SECONDS, disk=_DISK)
+        stamp = environment.read_stamp(folder)
+        if stamp is None:
+            message = f"there is no finished environment {folder}"
+            return Check.unsatisfied(Reason("not_installed", message), work=work)
+        release = load_release(lock_path(ctx.inputs.target, ctx.inputs.lock))
+        wanted = origin(ctx.inputs, release)
+        if differing := sorted(k for k, v in wanted.items() if stamp.get("origin", {}).get(k) != v):
+            message = f"it was made from other {', '.join(differing)}"
+            return Check.unsatisfied(Reason("inputs_changed", message), work=work)
+        changed = environment.changed_files(folder, stamp["files"])
+        wheel = ctx.workspace / stamp["wheel"]
+        if not wheel.is_file():
+            changed.append(f"{wheel} is gone")
+        if ctx.deep and not changed:
+            from runbook.steps.vllm.verify import deep_faults
+
+            changed = deep_faults(ctx, folder, stamp)
+        if changed:
+            message = "; ".join(changed[:5]) + (" ..." if len(changed) > 5 else "")
+            return Check.unsatisfied(Reason("environment_changed", message), work=work)
+        return Check.satisfied(_outputs(ctx.workspace, stamp))
+
+    def apply(self, ctx: Context) -> None:
+        from runbook.steps.vllm.build import build
+        from runbook.steps.vllm.install import install
+
+        try:
+            release = load_release(lock_path(ctx.inputs.target, ctx.inputs.lock))
+            built = build(ctx, release)
+            folder = install(ctx, release, built, damaged=_damaged(ctx))
+            environment.write_stamp(folder, _stamp(ctx, release, built, folder))
+            environment.switch(ctx.workspace, folder)
+        except SeriesError as error:
+            raise StepFailure(
+                str(error), code="series_malformed", remedy="correct the patch series"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise StepFailure(
+                "the disk is full",
+                code="disk_full",
+                cause=str(error),
+                remedy=f"df -h {ctx.workspace} {ctx.cache}; free space, then: runbook run",
+                retryable=True,
+            ) from error
+
+    def undo(self, ctx: Context) -> None:
+        link = ctx.workspace / environment.LINK
+        if link.is_symlink():
+            link.unlink()
+        for folder in environment.environments(ctx.workspace):
+            environment.remove(folder)
+        shutil.rmtree(ctx.workspace / "dist", ignore_errors=True)
+
+
+def origin(inputs: SimpleNamespace, release: Release) -> dict[str, Json]:
+    """What a build is made from, as digests: what `check` compares with the stamp's."""
+    return {
+        "mode": inputs.mode,
+        "patches": _digest(_series_files(inputs.target)),
+        "lock": _digest([release.path]),
+        "requirements": _digest([release.requirements]),
+        "python": release.python(inputs.python),
+        "source": inputs.source and {k: inputs.source[k] for k in ("commit", "archive_sha256")},
+    }
+
+
+def _stamp(ctx: Context, release: Release, built: Built, folder: Path) -> dict[str, Any]:
+    from runbook.steps.vllm.install import DIST
+
+    site = environment.site_packages(folder)
+    info = site / f"vllm-{built.version}.dist-info" / "RECORD"
+    keys = [folder / "bin" / "python", folder / "bin" / "vllm", info]
+    keys += [site / path for path in built.files]
+    return {
+        "origin": origin(ctx.inputs, release),
+        "version": built.version,
+        "wheel": f"{DIST}/{built.path.name}",
+        "wheel_sha256": built.sha256,
+        "patch_digest": built.series.digest,
+        "files": environment.file_facts(folder, keys),
+    }
+
+
+def _outputs(workspace: Path, stamp: Mapping[str, Any]) -> dict[str, Json]:
+    bin_folder = workspace / environment.LINK / "bin"
+    return {
+        "wheel": str(workspace / stamp["wheel"]),
+        "wheel_sha256": stamp["wheel_sha256"],
+        "python": str(bin_folder / "python"),
+        "vllm": str(bin_folder / "vllm"),
+        "vllm_version": stamp["version"],
+        "patch_digest": stamp["patch_digest"],
+    }
+
+
+def _damaged(ctx: Context) -> bool:
+    """Whether the current environment is finished but not as it was made."""
+    folder = ctx.workspace / environment.LINK
+    stamp = environment.read_stamp(folder)
+    if stamp is None:
+        return False
+    return bool(environment.changed_files(folder, stamp["files"]))
+
+
+def _series_files(target: str) -> list[Path]:
+    try:
+        return files_of(target)
+    except SeriesError as error:
+        raise StepFailure(
+            str(error),
+            code="series_missing",
+            remedy="name a shipped target (runbook patches), or the path of your own",
+        ) from error
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    """SHA-256 over names and contents; a missing file has no content."""
+    digest = hashlib.sha256()
+    for path in paths:
+        data = path.read_bytes() if path.exists() else b""
+        digest.update(f"{path.name}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()

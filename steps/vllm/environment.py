@@ -1,0 +1,126 @@
+"""The environment that vLLM is installed into.
+
+```
+<workspace>/venv -> venv.<digest>     switched by a rename, so it is the old one or the new one
+<workspace>/venv.<digest>/            built in place, since environments hold absolute paths
+    runbook.json                      written last: without it the folder is unfinished
+```
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runbook.files import read_json, sync_folder, write_json
+from runbook.protocol import Context, PreconditionNotMet, StepFailure
+from runbook.steps.vllm.store import key_of
+
+LINK = "venv"
+STAMP = "runbook.json"
+RECIPE = "1"
+"""Part of an environment's digest: change it when `install` makes another environment."""
+
+
+def environment_folder(workspace: Path, recipe: Mapping[str, Any]) -> Path:
+    """Where the environment made from `recipe` (plain data) lies."""
+    return workspace / f"{LINK}.{key_of({**recipe, 'recipe': RECIPE})[:8]}"
+
+
+def read_stamp(folder: Path) -> dict[str, Any] | None:
+    """What an environment was made from; None if it is unfinished or not there."""
+    stamp = read_json(folder / STAMP)
+    return stamp if isinstance(stamp, dict) else None
+
+
+def write_stamp(folder: Path, stamp: Mapping[str, Any]) -> None:
+    write_json(folder / STAMP, stamp)
+
+
+def site_packages(folder: Path) -> Path:
+    found = sorted(folder.glob("lib/python3.*/site-packages"))
+    if len(found) != 1:
+        raise StepFailure(
+            f"{folder} is not a Python environment",
+            code="environment_damaged",
+            remedy="runbook run --force build",
+        )
+    return found[0]
+
+
+def file_facts(folder: Path, paths: list[Path]) -> dict[str, list[int]]:
+    """Size and modification time (ns) by path relative to `folder`."""
+    facts = {}
+    for path in paths:
+        stat = path.stat()
+        facts[str(path.relative_to(folder))] = [stat.st_size, stat.st_mtime_ns]
+    return facts
+
+
+def changed_files(folder: Path, facts: Mapping[str, list[int]]) -> list[str]:
+    """The paths that are gone or differ from their recorded facts."""
+    changed = []
+    for name, (size, mtime) in facts.items():
+        try:
+            stat = (folder / name).stat()
+        except OSError:
+            changed.append(f"{name} is gone")
+            continue
+        if (stat.st_size, stat.st_mtime_ns) != (size, mtime):
+            changed.append(f"{name} was changed")
+    return changed
+
+
+def create(ctx: Context, folder: Path, python: str) -> None:
+    """An empty environment with the given minor version of Python; what was there is removed."""
+    from runbook.steps.toolkit import tether
+
+    remove(folder)
+    ctx.run(
+        tether.command("uv", "venv", "--quiet", "--python", python, folder),
+        env={
+            "UV_PYTHON_DOWNLOADS": os.environ.get("UV_PYTHON_DOWNLOADS", "never"),
+        },
+        failure=PreconditionNotMet(
+            f"there is no Python {python} on this machine",
+            code="python_missing",
+            remedy=f"{sys.executable} -m uv python install {python}",
+        ),
+    )
+
+
+def switch(workspace: Path, folder: Path) -> None:
+    """Make `venv` name this environment. Of the others only the one it replaces is kept: a
+    server started from it may still run."""
+    link = workspace / LINK
+    previous = link.readlink().name if link.is_symlink() else None
+    if previous != folder.name:
+        if link.is_dir() and not link.is_symlink():
+            raise PreconditionNotMet(
+                f"{link} is in the way: a folder that this step did not make",
+                code="path_in_use",
+                remedy=f"mv {link} {link}.old",
+            )
+        new = workspace / f".{LINK}.{os.getpid()}"
+        new.unlink(missing_ok=True)
+        new.symlink_to(folder.name)
+        new.replace(link)
+        sync_folder(workspace)
+    for other in environments(workspace):
+        if other.name not in (folder.name, previous):
+            remove(other)
+
+
+def environments(workspace: Path) -> list[Path]:
+    return sorted(path for path in workspace.glob(f"{LINK}.*") if path.is_dir())
+
+
+def remove(folder: Path) -> None:
+    """Remove an environment, its stamp first: a half removed one is never taken as whole."""
+    if folder.is_dir():
+        (folder / STAMP).unlink(missing_ok=True)
+        shutil.rmtree(folder)

@@ -1,0 +1,107 @@
+"""The locked release that a target builds on: `env/vllm-<target>.lock.json`.
+
+Names, versions and hashes only, no addresses: where the files come from is the user's pip
+configuration. Only the standard library: each `check` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runbook.protocol import PreconditionNotMet, StepFailure
+
+ENV = Path(__file__).parents[2] / "env"
+
+
+@dataclass(frozen=True, slots=True)
+class BaseWheel:
+    """A published wheel; `file` is its name, `bytes` its size."""
+
+    file: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """`distribution` is the name on the index, which for CPU builds is not `vllm`; `local` starts
+    the local version of the patched wheel; `requirements` is a file beside the lock; `pythons`
+    are the minor versions that it has hashes for."""
+
+    path: Path
+    distribution: str
+    version: str
+    local: str
+    requirements: Path
+    pythons: tuple[str, ...]
+    drop_requirements: tuple[str, ...]
+    wheels: dict[str, BaseWheel]
+
+    def wheel(self) -> BaseWheel:
+        """The wheel for this machine."""
+        key = f"{sys.platform}-{platform.machine()}"
+        if key not in self.wheels:
+            raise PreconditionNotMet(
+                f"{self.distribution} {self.version} has no locked wheel for {key}",
+                code="wheel_not_locked",
+                cause=f"{self.path.name} has wheels for {', '.join(sorted(self.wheels))}",
+                remedy="use `mode: source`, or make a lock on this machine (make lock)",
+            )
+        return self.wheels[key]
+
+    def python(self, wanted: str | None) -> str:
+        """The minor version of Python to use: the one asked for, else this one if there are
+        hashes for it, else the first one that there are hashes for."""
+        here = f"{sys.version_info.major}.{sys.version_info.minor}"
+        chosen = wanted or (here if here in self.pythons else self.pythons[0])
+        if chosen not in self.pythons:
+            raise PreconditionNotMet(
+                f"the requirements are not locked for Python {chosen}",
+                code="python_not_locked",
+                cause=f"{self.path.name} is for Python {', '.join(self.pythons)}",
+                remedy=f"runbook run --set python={self.pythons[0]}",
+            )
+        return chosen
+
+
+def lock_path(target: str, lock: str | None) -> Path:
+    """The lock of a target: the shipped one, another shipped one by file name, or a path."""
+    if lock is not None and "/" in lock:
+        return Path(lock).absolute()
+    return ENV / (lock or f"vllm-{target}.lock.json")
+
+
+def load_release(path: Path) -> Release:
+    """Read a lock; raises `StepFailure` if it is absent or not of this form."""
+    try:
+        data: dict[str, Any] = json.loads(path.read_bytes())
+        return Release(
+            path=path,
+            distribution=data["distribution"],
+            version=data["version"],
+            local=data["local"],
+            requirements=path.parent / data["requirements"],
+            pythons=tuple(data["pythons"]),
+            drop_requirements=tuple(data["drop_requirements"]),
+            wheels={key: BaseWheel(**wheel) for key, wheel in data["wheels"].items()},
+        )
+    except FileNotFoundError:
+        locks = sorted(found.name for found in ENV.glob("vllm-*.lock.json"))
+        raise StepFailure(
+            f"there is no lock {path}",
+            code="lock_missing",
+            cause=f"shipped are {', '.join(locks) or 'none'}",
+            remedy="name a shipped target, or give `lock` the path of your own",
+        ) from None
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise StepFailure(
+            f"{path} is not a lock of a vLLM release",
+            code="lock_malformed",
+            cause=f"{type(error).__name__}: {error}",
+            remedy="make lock",
+        ) from error

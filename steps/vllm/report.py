@@ -1,0 +1,106 @@
+"""The table of a patch series, as data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from runbook.protocol import StepFailure
+from runbook.steps.vllm.build import NAME
+from runbook.steps.vllm.release import load_release, lock_path
+from runbook.steps.vllm.series import Finding, Patch, Read, Series, examine, load
+from runbook.steps.vllm.store import Store
+from runbook.steps.vllm.target import SeriesError, targets
+from runbook.steps.vllm.wheel import Wheel
+
+
+def patches(
+    target: str, *, workspace: Path | None = None, cache: Path | None = None
+) -> list[dict[str, Any]]:
+    """One entry for each patch of a target, in the order they apply.
+
+    `state` is that in the environment of `workspace` if it was made from this target's release,
+    else that in the published wheel if the cache has it, else None (`source` says which, with the
+    version). `files` has the SHA-256 of each touched file before and after; while the source is
+    unknown both are None. Raises `StepFailure` for a target that is unknown or malformed.
+    """
+    try:
+        series = load(target)
+    except SeriesError as error:
+        raise StepFailure(
+            str(error),
+            code="series_malformed",
+            remedy=f"name one of {', '.join(targets())}, or a folder with a file `series`",
+        ) from error
+    found = _installed(series, target, workspace) if workspace is not None else None
+    if found is None and cache is not None:
+        found = _published(series, target, cache)
+    if found is None:
+        return [_entry(patch, None, None) for patch in series.patches]
+    source, findings = found
+    return [_entry(finding.patch, finding, source) for finding in findings]
+
+
+def _installed(
+    series: Series, target: str, workspace: Path
+) -> tuple[str, tuple[Finding, ...]] | None:
+    from runbook.steps.vllm import environment
+
+    folder = workspace / environment.LINK
+    stamp = environment.read_stamp(folder)
+    lock = lock_path(target, None)
+    if stamp is None or not lock.exists():
+        return None
+    version = str(stamp["version"])
+    if version.partition("+")[0] != load_release(lock).version.partition("+")[0]:
+        return None
+    site = environment.site_packages(folder)
+    return f"{NAME} {version} in {folder}", examine(series, _reader(site), version).findings
+
+
+def _published(series: Series, target: str, cache: Path) -> tuple[str, tuple[Finding, ...]] | None:
+    lock = lock_path(target, None)
+    if not lock.exists():
+        return None
+    release = load_release(lock)
+    path = Store(cache).find(release.wheel().sha256)
+    if path is None:
+        return None
+    with Wheel(path) as wheel:
+        return path.name, examine(series, wheel.read, release.version).findings
+
+
+def _reader(root: Path) -> Read:
+    def read(path: str) -> bytes | None:
+        file = root / path
+        return file.read_bytes() if file.is_file() else None
+
+    return read
+
+
+def _entry(patch: Patch, finding: Finding | None, source: str | None) -> dict[str, Any]:
+    touched = (
+        [asdict(file) for file in finding.files]
+        if finding is not None and finding.files
+        else [
+            {"path": path, "before": None, "after": None}
+            for file in patch.files
+            for path in file.paths
+        ]
+    )
+    conflict = finding.conflict if finding is not None else None
+    return {
+        "id": patch.id,
+        "title": patch.title,
+        "state": None if finding is None else finding.state,
+        "conflict": None if conflict is None else str(conflict),
+        "source": source,
+        "why": patch.why,
+        "symptom": patch.symptom,
+        "upstream": patch.upstream,
+        "version": patch.version,
+        "file": patch.name,
+        "digest": patch.digest,
+        "files": touched,
+    }

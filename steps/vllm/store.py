@@ -1,0 +1,91 @@
+"""Files by content, shared by all workspaces of a user.
+
+```
+<cache>/wheels/<sha256>/<file name>
+<cache>/built/<key>         name and SHA-256 of what was made from the inputs that `key` stands for
+<cache>/staging/<key>/      work in progress; emptied by the next process that holds its lock
+<cache>/locks/<key>
+```
+A file appears under its final name by a rename after it was written whole, so what a killed process
+leaves behind is only ever in `staging`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from runbook.files import read_json, write_json
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def key_of(recipe: Any) -> str:
+    """A key for plain data: SHA-256 of its canonical JSON."""
+    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Store:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def find(self, sha256: str) -> Path | None:
+        """The file with this content, read and verified; a damaged one is removed."""
+        folder = self._root / "wheels" / sha256
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if not path.name.startswith(".") and sha256_file(path) == sha256:
+                return path
+            path.unlink(missing_ok=True)
+        return None
+
+    def add(self, path: Path) -> tuple[str, Path]:
+        """Move a finished file in; gives its SHA-256 and where it lies now."""
+        with path.open("rb+") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        place = self._root / "wheels" / digest / path.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o444)
+        path.replace(place)
+        return digest, place
+
+    def built(self, key: str) -> tuple[str, Path] | None:
+        """What was made under `key` before, if it is still there and whole."""
+        note = read_json(self._root / "built" / key)
+        if not isinstance(note, dict):
+            return None
+        digest, name = str(note.get("sha256")), str(note.get("name"))
+        found = self.find(digest)
+        return (digest, found) if found is not None and found.name == name else None
+
+    def note(self, key: str, digest: str, name: str) -> None:
+        built = self._root / "built"
+        built.mkdir(parents=True, exist_ok=True)
+        write_json(built / key, {"sha256": digest, "name": name})
+
+    @contextmanager
+    def work(self, key: str) -> Iterator[Path]:
+        """An empty folder for making what `key` stands for. Only one process has it at a time:
+        look again for the result once inside, another one may have made it meanwhile."""
+        locks = self._root / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        staging = self._root / "staging" / key
+        with (locks / key).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            try:
+                yield staging
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)

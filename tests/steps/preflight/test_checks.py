@@ -1,0 +1,196 @@
+"""Each check against described machines, and the machine that describes itself."""
+
+from __future__ import annotations
+
+import copy
+import os
+import resource
+import socket
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from runbook.steps.preflight import bind, environment
+from runbook.steps.preflight.checks import CHECKS, THOROUGH, examine, version
+from runbook.steps.preflight.machine import Machine
+from runbook.steps.preflight.models import Inputs
+
+DATA = yaml.safe_load(Path(__file__).with_name("cases.yaml").read_text())
+
+
+class Described:
+    """A machine as the data file describes it, with the same questions as the real one."""
+
+    def __init__(self, parts, folder):
+        self.__dict__.update(parts)
+        self.workspace = folder
+        self.own_pids = frozenset()
+        self.own_server = SimpleNamespace() if parts.get("own_server") else None
+        self.cores, self.threads = [0, 1, 2, 3], list(range(8))
+        self.python = tuple(parts["python"])
+        self.python_header = folder if parts["python_header"] else folder / "Python.h"
+
+    def disk_free(self):
+        return self.__dict__["disk_free"]
+
+    def __getattribute__(self, name):
+        parts = object.__getattribute__(self, "__dict__")
+        if name in ("disk_free", "disk_taken", "shm_size"):
+            return lambda: parts[name]
+        if name == "port_holder":
+            return lambda host, port: parts[name]
+        return object.__getattribute__(self, name)
+
+    def limit(self, kind):
+        return self.limits[kind]
+
+    def program(self, name):
+        return f"/usr/bin/{name}" if name in self.programs else None
+
+    def compiler_version(self, path):
+        return self.programs[Path(path).name]
+
+    def iommu_translates(self, bus):
+        return bus in self.iommu
+
+
+def described(changes, folder):
+    parts = copy.deepcopy(DATA["machine"])
+    for path, value in (changes or {}).items():
+        *way, last = [int(key) if key.isdigit() else key for key in path.split(".")]
+        place = parts
+        for key in way:
+            place = place[key]
+        if value is None and isinstance(place, list):
+            del place[last]
+        else:
+            place[last] = value
+    return Described(parts, folder)
+
+
+@pytest.mark.parametrize("case", DATA["cases"], ids=lambda case: case["name"])
+def test_case(case, tmp_path):
+    want = case.get("replace") or DATA["want"] | (case.get("want") or {})
+    inputs = SimpleNamespace(**Inputs(**want).model_dump(mode="json"))
+    machine = described(case.get("machine"), tmp_path)
+    reasons = examine(machine, inputs, thorough=True)
+    assert [reason.code for reason in reasons] == case["codes"]
+    assert all(reason.message and reason.remedy for reason in reasons)
+    errors = [reason for reason in reasons if reason.severity == "error"]
+    assert (not errors) == case.get("ok", not case["codes"])
+    if "says" in case:
+        assert case["says"] in reasons[0].message
+    if "env" in case:
+        assert environment(machine, inputs) == case["env"]
+
+
+def test_quick_checks_start_no_program(tmp_path, monkeypatch):
+    def no_program(*_, **__):
+        raise AssertionError("a quick check starts a program")
+
+    monkeypatch.setattr("subprocess.Popen", no_program)
+    inputs = SimpleNamespace(**Inputs(**DATA["want"]).model_dump(mode="json"))
+    examine(Machine(tmp_path, "serve"), inputs, thorough=False)
+    with pytest.raises(AssertionError):
+        examine(Machine(tmp_path, "serve"), inputs, thorough=True)
+
+
+def test_every_check_has_a_line_that_says_what_it_is():
+    for check in CHECKS.values():
+        assert (check.__doc__ or "").strip()
+    assert set(CHECKS) >= THOROUGH
+
+
+def test_unknown_checks_are_refused():
+    with pytest.raises(ValueError, match="no check is called 'gpu'; there are driver, gpus"):
+        Inputs(checks=["gpu"])
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("580.126.09", (580, 126, 9)), ("570", (570,)), ("3.11", (3, 11)), ("595.45rc1", (595,))],
+)
+def test_version(text, numbers):
+    assert version(text) == numbers
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "ranks", "expected"),
+    [
+        ([0, 1], [0, 1], 1, "0,1"),
+        ([0, 1], [0, 1], 2, "0|1"),
+        ([0, 2, 4], list(range(6)), 2, "0|2"),
+        ([0], [0, 1], 2, "0|1"),
+        ([3], [3], 2, "3|3"),
+    ],
+)
+def test_bind(cores, threads, ranks, expected):
+    assert bind(cores, threads, ranks) == expected
+
+
+class TestThisMachine:
+    """The real questions, against what the operating system says."""
+
+    def test_disk(self, tmp_path):
+        machine = Machine(tmp_path / "not" / "yet", "serve")
+        state = os.statvfs(tmp_path)
+        assert machine.disk_free() == pytest.approx(state.f_bavail * state.f_frsize, rel=0.1)
+
+    def test_what_the_workspace_takes_counts_in_blocks(self, tmp_path):
+        (tmp_path / "weights").mkdir()
+        (tmp_path / "weights" / "a").write_bytes(b"x" * 1_000_000)
+        with (tmp_path / "weights" / "sparse").open("wb") as file:
+            file.truncate(10**9)
+        (tmp_path / "link").symlink_to("/")
+        assert 1_000_000 <= Machine(tmp_path, "serve").disk_taken() < 1_100_000
+
+    def test_limits(self, tmp_path):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        expected = None if hard == resource.RLIM_INFINITY else hard
+        assert Machine(tmp_path, "serve").limit("nofile") == expected
+
+    def test_programs(self, tmp_path, monkeypatch):
+        program = tmp_path / "gcc"
+        program.write_text("#!/bin/sh\necho 12.2.0\n")
+        program.chmod(0o755)
+        (tmp_path / "g++").mkdir()
+        monkeypatch.setenv("PATH", str(tmp_path))
+        machine = Machine(tmp_path, "serve")
+        assert machine.program("gcc") == str(program)
+        assert machine.program("g++") is None
+        assert machine.compiler_version(str(program)) == 12
+
+    def test_a_program_that_is_no_compiler(self, tmp_path):
+        program = tmp_path / "gcc"
+        program.write_text("#!/bin/sh\necho what?; exit 1\n")
+        program.chmod(0o755)
+        assert Machine(tmp_path, "serve").compiler_version(str(program)) is None
+        assert Machine(tmp_path, "serve").compiler_version("/nonexistent/gcc") is None
+
+    def test_headers_are_looked_for_where_this_python_has_them(self, tmp_path):
+        header = Machine(tmp_path, "serve").python_header
+        assert header.name == "Python.h"
+        assert f"python{sys.version_info.major}.{sys.version_info.minor}" in header.parent.name
+
+    def test_the_port_names_its_holder(self, tmp_path):
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            server.listen()
+            port = server.getsockname()[1]
+            said = Machine(tmp_path, "serve").port_holder("127.0.0.1", port)
+        assert said is not None
+        assert str(os.getpid()) in said
+        assert Machine(tmp_path, "serve").port_holder("127.0.0.1", port) is None
+
+    def test_iommu(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("runbook.steps.preflight.machine.PCI_DEVICES", tmp_path)
+        for bus, kind in {"0000:11:00.0": "DMA-FQ", "0000:21:00.0": "identity"}.items():
+            (tmp_path / bus / "iommu_group").mkdir(parents=True)
+            (tmp_path / bus / "iommu_group" / "type").write_text(kind + "\n")
+        machine = Machine(tmp_path, "serve")
+        assert machine.iommu_translates("00000000:11:00.0")
+        assert not machine.iommu_translates("00000000:21:00.0")
+        assert not machine.iommu_translates("00000000:31:00.0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from typing_extensions import NotRequired, TypedDict  # pydantic wants these before Python 3.12
+from typing_extensions import NotRequired, TypedDict  # noqa: UP035 (pydantic before Python 3.12)
 
 Schema = Literal["runbook/1"]
 State = Literal[

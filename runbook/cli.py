@@ -627,10 +627,20 @@ def destroy(
 def list_books(as_json: bool) -> None:
     """List the shipped books."""
     from runbook import human
-    from runbook.document import shipped_books
+    from runbook.context import default_cache
+    from runbook.document.compile import BOOKS, compile_book
     from runbook.report import document
 
-    books = shipped_books()
+    books = []
+    for path in sorted(BOOKS.glob("*.yaml")):
+        book = compile_book(path.stem, (), default_cache() / "compiled", os.environ)
+        books.append(
+            {
+                "name": book["name"],
+                "description": book["description"],
+                "steps": [step["id"] for step in book["steps"]],
+            }
+        )
     answer = document("list", True, {"books": books}, next=["runbook plan " + books[0]["name"]])
     _answer(
         answer,

@@ -51,9 +51,7 @@ class Journal:
 
     def append(self, type: str, **fields: Any) -> None:
         self._seq += 1
-        event = {"seq": self._seq, "time": now(), "type": type, **fields}
-        if self._redactor.active:
-            event = json.loads(self._redactor.text(json.dumps(event, ensure_ascii=False)))
+        event = self._redactor.data({"seq": self._seq, "time": now(), "type": type, **fields})
         if self._file is None:
             self._waiting.append(event)
         else:

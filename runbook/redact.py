@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from typing import Any
 from urllib.parse import quote
 
 # A shorter value would blank out ordinary words and could not be a credential.
@@ -49,6 +50,12 @@ class Redactor:
         if self._pattern is None:
             return text
         return self.whole(text.encode(errors="surrogateescape")).decode(errors="surrogateescape")
+
+    def data(self, value: Any) -> Any:
+        """Redact every text in JSON data."""
+        if self._pattern is None:
+            return value
+        return json.loads(self.text(json.dumps(value, ensure_ascii=False)))
 
     def feed(self, chunk: bytes) -> bytes:
         """Redact the next chunk of a stream; what may belong to a value comes with a later call."""

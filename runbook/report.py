@@ -11,6 +11,7 @@ from runbook.history import RunRecord, last_attempt
 from runbook.planner import INACTIVE, UPSTREAM, Decision, Selection, decide
 from runbook.process import Identity
 from runbook.protocol import Check
+from runbook.redact import Redactor
 from runbook.state import SCHEMA, Workspace
 
 NOTHING = Check(False)
@@ -76,13 +77,14 @@ def plan(
         entries.append(_plan_entry(step, decision, work, question))
     totals = {key: sum(entry["work"][key] for entry in entries) for key in ("bytes", "seconds")}
     totals["disk"] = sum(entry["work"]["disk"] for entry in entries)
-    return {
+    body = {
         "book": book["name"],
         "workspace": str(workspace.root),
         "steps": entries,
         "work": totals,
         "would_run": any(entry["decision"] in ("run", "later", "adopt") for entry in entries),
     }
+    return dict(Redactor(book["secrets"]).data(body))
 
 
 def _plan_entry(

@@ -82,4 +82,4 @@ def execute(
         "outputs": outputs,
         "endpoint": endpoints[-1] if endpoints else None,
     }
-    return {"body": body, "error": error}, code
+    return executor.redactor.data({"body": body, "error": error}), code

@@ -68,7 +68,8 @@ def execute(
     """Carry out a plan. Stops at the first failure; what was undone stays undone."""
     run = workspace.new_run()
     workspace.claim(lock, run.name)
-    journal = Journal(Redactor(book["secrets"]), lambda event: None)
+    redactor = Redactor(book["secrets"])
+    journal = Journal(redactor, lambda event: None)
     journal.open(run)
     journal.append(
         "run.started",
@@ -92,7 +93,7 @@ def execute(
                 continue
             journal.append("undo.started", step=name)
             if entry["decision"] == "undo":
-                error = _attempt(looks[name], run, workspace, lock)
+                error = redactor.data(_attempt(looks[name], run, workspace, lock))
             if error is not None:
                 journal.append("undo.failed", step=name, error=error)
                 done.append({**entry, "state": "failed"})

@@ -466,10 +466,10 @@ class _Builder:
         braces = template.is_template(node.value)  # `when:` has none
         message = error.message or "it cannot be read"
         for words, sign in _SIGNS.items():
-            message = message.replace(words, sign if braces else "the end")
+            message = message.replace(words, sign if braces else "end of the expression")
         message = message[:1].lower() + message[1:].removesuffix(".")
         near, place = "", node.place
-        if match := re.match(r"No (filter|test) named '([^']+)'", message):
+        if match := re.match(r"no (filter|test) named '([^']+)'", message):
             from runbook import jinja
 
             env = jinja.environment()

@@ -1,0 +1,126 @@
+"""The real program, run as a user runs it, in a home of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCHEMAS = Path(__file__).parents[1] / "runbook" / "schemas"
+
+
+def strict(schema):
+    """A schema that refuses fields which it does not name."""
+    if isinstance(schema, dict):
+        schema = {key: strict(value) for key, value in schema.items()}
+        if "properties" in schema:
+            schema["additionalProperties"] = False
+        return schema
+    return [strict(item) for item in schema] if isinstance(schema, list) else schema
+
+
+def validate(kind: str, answer) -> None:
+    import jsonschema
+
+    schema = json.loads((SCHEMAS / f"{kind}.schema.json").read_text())
+    jsonschema.validate(answer, strict(schema))
+
+
+class Cli:
+    """`runbook` as a process, with one book and one workspace."""
+
+    def __init__(self, home: Path, book: Path | str | None = None) -> None:
+        self.home = home
+        self.book = book
+        self.workspace = home / "workspace"
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("RUNBOOK_", "XDG_"))},
+            "HOME": str(home),
+            "RUNBOOK_WORKSPACE": str(self.workspace),
+        }
+
+    def argv(self, verb: str, *arguments: str) -> list[str]:
+        book = [str(self.book)] if self.book is not None else []
+        if verb in ("logs", "destroy") and book:
+            book = ["--book", *book]
+        if verb in ("list", "schema", "completion"):
+            book = []
+        return [sys.executable, "-m", "runbook", verb, *book, *arguments]
+
+    def run(self, verb: str, *arguments: str, code: int | None = 0, **environment: str):
+        """The finished process; `code` is what its exit code must be (None: any)."""
+        process = subprocess.run(
+            self.argv(verb, *arguments),
+            env={**self.environment, **environment},
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        if code is not None:
+            assert process.returncode == code, (process.stdout, process.stderr)
+        assert "Traceback" not in process.stdout + process.stderr, process.stderr
+        return process
+
+    def json(self, verb: str, *arguments: str, code: int | None = 0, **environment: str):
+        """The last document that the verb printed, checked against its committed schema."""
+        process = self.run(verb, *arguments, "--json", code=code, **environment)
+        lines = process.stdout.splitlines()
+        for line in lines[:-1]:
+            validate("event", json.loads(line))
+        assert len(lines) == 1 or verb == "run", "one document"
+        answer = json.loads(lines[-1])
+        validate(verb, answer)
+        assert answer["ok"] == (process.returncode in (0, 4))
+        return answer
+
+    def start(self, verb: str, *arguments: str) -> subprocess.Popen:
+        """The running process."""
+        return subprocess.Popen(
+            self.argv(verb, *arguments),
+            env=self.environment,
+            cwd=self.home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def events(self, kind: str = "", run: str = "latest") -> list[dict]:
+        """The events of a run, or of all runs (`*`), oldest first."""
+        state = self.workspace / ".runbook"
+        folders = sorted((state / "runs").iterdir()) if run == "*" else [state / run]
+        found = []
+        for folder in folders:
+            for line in (folder / "journal.ndjson").read_text().splitlines():
+                event = json.loads(line)
+                if event["type"].startswith(kind):
+                    found.append(event)
+        return found
+
+    def wait_for(self, kind: str, step: str, timeout: float = 30) -> dict:
+        """The first such event of the latest run."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            try:
+                for event in self.events(kind):
+                    if event.get("step") == step:
+                        return event
+            except (FileNotFoundError, ValueError):
+                pass
+            time.sleep(0.01)
+        raise AssertionError(f"no {kind} of {step} within {timeout} s")
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def cli(tmp_path):
+    return Cli(tmp_path)

@@ -1,0 +1,87 @@
+"""A step for tests: makes a file, slowly, and keeps a diary of each apply."""
+
+import os
+import signal
+import subprocess
+import time
+
+from pydantic import BaseModel
+
+from runbook.protocol import Check, PreconditionNotMet, Reason, StepFailure
+
+
+class Inputs(BaseModel):
+    file: str
+    seconds: float = 0.0
+    content: str = "done"
+    mood: str = "well"
+    leave: bool = False
+
+
+class Outputs(BaseModel):
+    file: str
+    content: str
+
+
+class Work:
+    version = "1"
+    Inputs = Inputs
+    Outputs = Outputs
+
+    def check(self, ctx):
+        path = ctx.workspace / ctx.inputs.file
+        if ctx.inputs.mood == "check crashes":
+            raise ZeroDivisionError("in check")
+        if not path.exists():
+            return Check.unsatisfied(Reason("missing", f"{path.name} is missing", f"make {path}"))
+        content = path.read_text()
+        if content != ctx.inputs.content:
+            return Check.unsatisfied(Reason("differs", f"{path.name} says {content!r}"))
+        return Check.satisfied({"file": str(path), "content": content})
+
+    def apply(self, ctx):
+        diary = ctx.workspace / "diary"
+        with diary.open("a") as file:
+            file.write(f"{ctx.step} began\n")
+        if ctx.inputs.leave:
+            subprocess.Popen(["setsid", "sleep", "300"])
+        mood = ctx.inputs.mood
+        if mood == "hangs":
+            time.sleep(300)
+        if mood == "ignores SIGTERM":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(300)
+        if mood == "chatters":
+            for _ in range(3000):
+                print("still here", flush=True)
+                time.sleep(0.1)
+        end = time.monotonic() + ctx.inputs.seconds
+        while time.monotonic() < end:
+            time.sleep(0.01)
+            left = max(0.0, end - time.monotonic())
+            ctx.progress(ctx.inputs.seconds - left, ctx.inputs.seconds, "seconds")
+        if mood == "fails":
+            raise StepFailure("it failed", cause="a bad mood", remedy="cheer it up")
+        if mood == "fails once" and diary.read_text().count(f"{ctx.step} began") == 1:
+            raise StepFailure("it failed", cause="only once", retryable=True)
+        if mood == "precondition":
+            raise PreconditionNotMet("no card", remedy="buy one")
+        if mood == "crashes":
+            raise ZeroDivisionError("in apply")
+        if mood == "segfaults":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if mood == "tells":
+            value = ctx.secret("MY_TOKEN")
+            for part in (value[:5], value[5:], "\n"):
+                os.write(1, part.encode())
+                time.sleep(0.05)
+            raise StepFailure(f"bad token {value}", cause=f"{value} refused")
+        if mood != "does nothing":
+            (ctx.workspace / ctx.inputs.file).write_text(ctx.inputs.content)
+        with diary.open("a") as file:
+            file.write(f"{ctx.step} ended\n")
+
+    def undo(self, ctx):
+        if ctx.inputs.mood == "cannot be undone":
+            raise StepFailure("it stays", remedy="remove it by hand")
+        (ctx.workspace / ctx.inputs.file).unlink(missing_ok=True)

@@ -1,0 +1,168 @@
+"""Where the values of inputs come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runbook.document.compile import compile_book
+from runbook.document.errors import DocumentInvalid
+
+BOOK = """
+runbook: 1
+name: demo
+inputs:
+  name: {type: string, default: deep}
+  mode: {type: string, default: fast, enum: [fast, slow]}
+  jobs: {type: integer, default: 4}
+  share: {type: number, default: 0.5}
+  thinking: {type: boolean, default: false}
+  build.dir: {type: path, default: out}
+  build.flags: {type: list, default: []}
+  port: {type: integer, default: null}
+secrets: [HF_TOKEN]
+steps:
+  - {id: one, uses: command, with: {run: make}}
+"""
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    path = tmp_path / "runbook.yaml"
+    path.write_text(BOOK)
+    return path
+
+
+def inputs(book: Path, sets: Sequence[str] = (), env: Mapping[str, str] | None = None) -> Any:
+    return compile_book(str(book), sets, None, env or {})["inputs"]
+
+
+def problems(book: Path, sets: Sequence[str], env: Mapping[str, str]) -> list[str]:
+    with pytest.raises(DocumentInvalid) as caught:
+        inputs(book, sets, env)
+    return [str(p) for p in caught.value.problems]
+
+
+def test_defaults(book: Path) -> None:
+    assert inputs(book) == {
+        "name": "deep",
+        "mode": "fast",
+        "jobs": 4,
+        "share": 0.5,
+        "thinking": False,
+        "build": {"dir": "out", "flags": []},
+        "port": None,
+    }
+
+
+GIVEN = [
+    ("name", "", ""),
+    ("name", "a=b=c", "a=b=c"),
+    ("name", "{{ inputs.jobs }}", "{{ inputs.jobs }}"),
+    ("mode", "slow", "slow"),
+    ("jobs", "12", 12),
+    ("jobs", "-1", -1),
+    ("share", "1e-3", 0.001),
+    ("share", "2", 2),
+    ("thinking", "true", True),
+    ("build.dir", "/srv/x", "/srv/x"),
+    ("build.dir", "~/x", "/home/me/x"),
+    ("build.flags", "a, b", ["a", "b"]),
+    ("build.flags", '["a,b", "c"]', ["a,b", "c"]),
+    ("build.flags", "", []),
+    ("port", "8000", 8000),
+]
+
+
+def leaf(values: Any, name: str) -> Any:
+    for part in name.split("."):
+        values = values[part]
+    return values
+
+
+@pytest.mark.parametrize(("name", "text", "value"), GIVEN)
+def test_given_by_set(book: Path, name: str, text: str, value: Any) -> None:
+    assert leaf(inputs(book, [f"{name}={text}"], {"HOME": "/home/me"}), name) == value
+
+
+@pytest.mark.parametrize(("name", "text", "value"), [g for g in GIVEN if g[1]])
+def test_given_by_environment(book: Path, name: str, text: str, value: Any) -> None:
+    variable = "RUNBOOK_" + name.upper().replace(".", "_")
+    assert leaf(inputs(book, [], {"HOME": "/home/me", variable: text}), name) == value
+
+
+def test_set_wins_and_the_last_one_does(book: Path) -> None:
+    env = {"RUNBOOK_JOBS": "3"}
+    assert inputs(book, [], env)["jobs"] == 3
+    assert inputs(book, ["jobs=5", "jobs=6"], env)["jobs"] == 6
+    assert inputs(book, [], {"RUNBOOK_JOBS": ""})["jobs"] == 4
+
+
+def test_a_relative_path_counts_from_the_current_folder(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert inputs(book, ["build.dir=x/y"])["build"]["dir"] == str(tmp_path / "x/y")
+
+
+def test_all_errors_at_once(book: Path) -> None:
+    found = problems(
+        book,
+        ["jbos=3", "jobs=four", "mode=fats", "thinking", "thinking=yes", "share=nan"],
+        {"RUNBOOK_BUILD_FLAGS": "[1]"},
+    )
+    assert sorted(found) == sorted(
+        [
+            "--set jbos: there is no input `jbos`; expected `name`, `mode`, `jobs`, `share`, "
+            "`thinking`, `build.dir`, `build.flags` or `port`; did you mean `jobs`?",
+            "--set jobs: inputs.jobs: `four` is not a whole number",
+            "--set mode: inputs.mode: `fats` is not one of the choices; expected `fast` or "
+            "`slow`; did you mean `fast`?",
+            "--set thinking: there is no `=`; expected --set NAME=VALUE",
+            "--set thinking: inputs.thinking: `yes` is not `true` or `false`",
+            "--set share: inputs.share: `nan` is not a number",
+            "environment variable RUNBOOK_BUILD_FLAGS: inputs.build.flags: `[1]` is not a list "
+            "of texts: a,b,c or a JSON list",
+        ]
+    )
+
+
+@pytest.mark.parametrize("text", ["HF_TOKEN=hf_abc", "hf_token=hf_abc", " HF_TOKEN = hf_abc"])
+def test_a_secret_is_not_taken_and_not_shown(book: Path, text: str) -> None:
+    (found,) = problems(book, [text], {})
+    assert found == (
+        "--set HF_TOKEN: HF_TOKEN is a secret and is only read from the environment; "
+        "expected HF_TOKEN in the environment"
+    )
+
+
+def test_an_unknown_name_shows_no_value(book: Path) -> None:
+    (found,) = problems(book, ["HF_TOKN=hf_abc"], {})
+    assert "hf_abc" not in found
+
+
+def test_secrets_are_names_only(book: Path) -> None:
+    compiled = compile_book(str(book), [], None, {"HF_TOKEN": "hf_abc"})
+    assert compiled["secrets"] == ["HF_TOKEN"]
+    assert "hf_abc" not in str(compiled)
+
+
+def test_an_input_without_value(tmp_path: Path) -> None:
+    book = tmp_path / "b.yaml"
+    book.write_text(
+        "runbook: 1\nname: demo\ninputs:\n  repo: {type: string}\n  jobs: {type: integer}\n"
+        "steps:\n  - id: one\n    uses: command\n    with: {run: ['{{ inputs.repo }}']}\n"
+    )
+    found = problems(book, ["jobs=x"], {})
+    assert found == [
+        "--set jobs: inputs.jobs: `x` is not a whole number",
+        f"{book}:4:3: inputs.repo: the input `repo` has no value; expected --set repo=STRING or "
+        "RUNBOOK_REPO in the environment",
+    ]
+    compiled = compile_book(str(book), [], None, {}, require_inputs=False)
+    assert compiled["steps"][0]["with"]["run"] == [{"$ref": ["inputs", "repo"]}]
+    compiled = compile_book(str(book), ["repo=a/b", "jobs=1"], None, {})
+    assert compiled["steps"][0]["with"]["run"] == ["a/b"]

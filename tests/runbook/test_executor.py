@@ -1,0 +1,337 @@
+"""Attempts and their ends: limits, retries, signals, side by side, verification."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from runbook.process import marked, session_members
+from tests.runbook.helpers import write_book
+
+
+def book(cli, *steps, **document):
+    cli.book = write_book(cli.home, *steps, **document)
+    return cli
+
+
+def step_of(answer, name="one"):
+    return next(step for step in answer["steps"] if step["id"] == name)
+
+
+def test_a_run_and_a_second_that_does_nothing(cli):
+    book(cli, {"id": "one"}, {"id": "two"})
+    first = cli.json("run")
+    assert [s["decision"] for s in first["steps"]] == ["run", "run"]
+    assert first["outputs"]["two"]["content"] == "done"
+    second = cli.json("run")
+    assert [s["decision"] for s in second["steps"]] == ["skip", "skip"]
+    assert second["run"] is None, "a run that finds nothing to do leaves no trace"
+    assert len(list((cli.workspace / ".runbook" / "runs").iterdir())) == 1
+    assert cli.json("plan", "--exit-code")["would_run"] is False
+
+
+def test_intent_comes_before_work_and_the_checkpoint_after_verification(cli):
+    book(cli, {"id": "one"})
+    cli.json("run")
+    kinds = [event["type"] for event in cli.events()]
+    assert kinds == [
+        "run.started",
+        "step.decided",
+        "attempt.started",
+        "attempt.succeeded",
+        "run.finished",
+    ]
+    assert [event["seq"] for event in cli.events()] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("mood", "code", "error"),
+    [
+        ("fails", 1, "step_failed"),
+        ("crashes", 1, "step_crashed"),
+        ("segfaults", 1, "worker_died"),
+        ("does nothing", 1, "not_verified"),
+        ("precondition", 3, "step_failed"),
+    ],
+)
+def test_failures(cli, mood, code, error):
+    book(cli, {"id": "one", "with": {"mood": mood}}, {"id": "two"})
+    answer = cli.json("run", code=code)
+    assert answer["error"]["code"] == error
+    assert answer["error"]["step"] == "one"
+    assert step_of(answer, "two")["state"] == "blocked"
+    assert not (cli.workspace / ".runbook" / "checkpoints" / "one.json").exists()
+    again = cli.json("plan")
+    assert step_of(again)["reasons"][0]["code"] == "failed_before"
+
+
+def test_a_native_crash_leaves_its_stack_in_the_log(cli):
+    book(cli, {"id": "one", "with": {"mood": "segfaults"}})
+    answer = cli.json("run", code=1)
+    assert "signal 11" in answer["error"]["message"]
+    assert "Segmentation fault" in "\n".join(cli.json("logs", "one")["lines"])
+
+
+def test_a_check_that_crashes_ends_as_a_failure_with_its_traceback_in_a_file(cli):
+    book(cli, {"id": "one", "with": {"mood": "check crashes"}})
+    answer = cli.json("run", code=1)
+    assert "ZeroDivisionError" in str(answer["steps"][0])
+    assert list((cli.workspace / ".runbook").glob("crash-*.txt"))
+
+
+@pytest.mark.parametrize("mood", ["hangs", "ignores SIGTERM", "chatters"])
+def test_a_timeout_ends_an_attempt_and_all_it_started(cli, mood):
+    book(cli, {"id": "one", "timeout": "1s", "with": {"mood": mood, "leave": True}})
+    answer = cli.json("run", code=1)
+    assert answer["error"]["code"] == "timeout"
+    assert answer["error"]["retryable"]
+    started = cli.events("attempt.started")[0]
+    assert session_members(started["process"]["pid"]) == []
+    assert marked("RUNBOOK_ATTEMPT", f"{answer['run']}/") == []
+
+
+def test_a_stall_is_silence_and_no_progress(cli):
+    book(
+        cli,
+        {"id": "one", "needs": [], "stall": "1s", "with": {"mood": "hangs"}},
+        {"id": "two", "needs": [], "stall": "1s", "with": {"seconds": 2.5}},
+    )
+    answer = cli.json("run", code=1)
+    assert step_of(answer)["error"]["code"] == "stalled"
+    assert step_of(answer, "two")["state"] == "satisfied", "progress is a sign of life"
+
+
+def test_retries_are_events_with_growing_delays(cli):
+    retry = {"attempts": 3, "backoff": "0.1s"}
+    book(cli, {"id": "one", "retry": retry, "with": {"mood": "fails"}})
+    cli.json("run", code=1)
+    failed = cli.events("attempt.failed")
+    assert [event["retry_in"] for event in failed] == [0.1, 0.2, None]
+    assert [event["state"] for event in cli.events("step.waiting")] == ["retrying"] * 2
+    assert cli.json("logs", "one", "--attempt", "2")["attempt"] == 2
+
+
+def test_a_retry_can_succeed(cli):
+    retry = {"attempts": 2, "backoff": "0.1s"}
+    book(cli, {"id": "one", "retry": retry, "with": {"mood": "fails once"}})
+    assert cli.json("run")["ok"]
+
+
+def test_a_precondition_is_not_retried(cli):
+    retry = {"attempts": 3, "backoff": "0.1s"}
+    book(cli, {"id": "one", "retry": retry, "with": {"mood": "precondition"}})
+    cli.json("run", code=3)
+    assert len(cli.events("attempt.started")) == 1
+
+
+def test_independent_steps_run_side_by_side(cli):
+    book(
+        cli,
+        {"id": "one", "needs": [], "with": {"seconds": 1.0}},
+        {"id": "two", "needs": [], "with": {"seconds": 1.0}},
+        {"id": "three", "needs": [], "with": {"seconds": 0.1}},
+    )
+    cli.json("run")
+    order = [(e["type"], e["step"]) for e in cli.events("attempt.") if "progress" not in e["type"]]
+    assert order[:2] == [("attempt.started", "one"), ("attempt.started", "two")]
+    assert order[2][0] == "attempt.succeeded", "no more than --jobs at once"
+
+
+def test_one_job_is_one_after_the_other(cli):
+    book(cli, {"id": "one", "needs": []}, {"id": "two", "needs": []})
+    cli.json("run", "--jobs", "1")
+    kinds = [e["type"] for e in cli.events("attempt.") if "progress" not in e["type"]]
+    assert kinds == ["attempt.started", "attempt.succeeded"] * 2
+
+
+def test_a_failure_leaves_independent_steps_to_their_work(cli):
+    book(
+        cli,
+        {"id": "one", "needs": [], "with": {"mood": "fails"}},
+        {"id": "two", "needs": [], "with": {"seconds": 0.5}},
+        {"id": "three", "needs": ["two"]},
+        {"id": "four", "needs": ["one"]},
+    )
+    answer = cli.json("run", code=1)
+    states = {step["id"]: step["state"] for step in answer["steps"]}
+    assert states == {
+        "one": "failed",
+        "two": "satisfied",
+        "three": "satisfied",
+        "four": "blocked",
+    }
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_stop_everything_and_the_next_run_continues(cli, number, code):
+    book(cli, {"id": "one"}, {"id": "two", "with": {"seconds": 30}})
+    process = cli.start("run", "--json")
+    started = cli.wait_for("attempt.started", "two")
+    time.sleep(0.3)
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    assert process.returncode == code
+    assert session_members(started["process"]["pid"]) == []
+    assert cli.events("run.finished")[0]["exit_code"] == code
+    answer = cli.json("status")
+    assert step_of(answer, "two")["state"] == "cancelled"
+    assert step_of(cli.json("plan"), "two")["reasons"][0]["code"] == "interrupted"
+
+
+def test_cancel_stops_a_run_with_exit_8(cli):
+    book(cli, {"id": "one", "with": {"mood": "ignores SIGTERM"}})
+    process = cli.start("run", "--json")
+    started = cli.wait_for("attempt.started", "one")
+    time.sleep(0.5)
+    answer = cli.json("cancel")
+    assert answer["cancelled"]
+    process.communicate(timeout=20)
+    assert process.returncode == 8
+    assert session_members(started["process"]["pid"]) == []
+    assert cli.json("wait", code=8)["error"]["code"] == "cancelled"
+    assert cli.json("cancel")["cancelled"] is False
+
+
+def test_secrets_never_reach_a_file(cli):
+    value = "s3cr3t-value-of-a-token"
+    book(cli, {"id": "one", "with": {"mood": "tells"}}, secrets=["MY_TOKEN"])
+    process = cli.run("run", "--json", code=1, MY_TOKEN=value)
+    assert value not in process.stdout + process.stderr
+    assert "[MY_TOKEN]" in process.stdout
+    assert "[MY_TOKEN]" in "\n".join(cli.json("logs", "one")["lines"])
+    for path in cli.workspace.rglob("*"):
+        if path.is_file():
+            assert value not in path.read_text(errors="replace"), path
+
+
+def test_an_undeclared_secret_is_refused(cli):
+    book(cli, {"id": "one", "with": {"mood": "tells"}})
+    assert cli.json("run", code=1, MY_TOKEN="x" * 9)["error"]["code"] == "undeclared_secret"
+
+
+def test_approval_is_asked_once_and_given_by_name(cli):
+    book(
+        cli,
+        {"id": "one", "approve": "Make {{ check.work.bytes | filesize }}?"},
+        {"id": "two"},
+        {"id": "three", "needs": []},
+    )
+    answer = cli.json("run", code=5)
+    assert answer["error"]["code"] == "approval"
+    assert step_of(answer)["question"].startswith("Make 0")
+    assert step_of(answer, "two")["state"] == "blocked"
+    assert step_of(answer, "three")["state"] == "satisfied"
+    assert any("--approve one" in command for command in answer["next"])
+    assert step_of(cli.json("status"))["state"] == "waiting"
+    assert step_of(cli.json("plan"))["approve"].startswith("Make 0")
+    assert cli.json("run", "--approve", "one")["ok"]
+
+
+def test_yes_approves_everything(cli):
+    book(cli, {"id": "one", "approve": "Really?"}, {"id": "two", "approve": "And this?"})
+    assert cli.json("run", "--yes")["ok"]
+
+
+def test_when_is_false(cli):
+    book(
+        cli,
+        {"id": "one", "when": "inputs.wanted"},
+        {"id": "two"},
+        inputs={"wanted": {"type": "boolean", "default": False}},
+    )
+    answer = cli.json("run")
+    assert step_of(answer)["state"] == "inactive"
+    assert step_of(answer, "two")["state"] == "satisfied"
+    assert step_of(cli.json("run", "--set", "wanted=true"))["decision"] == "run"
+
+
+def test_from_forces_and_later_steps_decide_for_themselves(cli):
+    book(
+        cli,
+        {"id": "one"},
+        {"id": "two", "with": {"content": "{{ steps.one.outputs.content }}"}},
+        {"id": "three"},
+    )
+    cli.json("run")
+    answer = cli.json("run", "--from", "two")
+    assert [s["decision"] for s in answer["steps"]] == ["skip", "run", "skip"]
+    assert step_of(answer, "two")["reasons"][0]["code"] == "forced"
+
+
+def test_changed_outputs_reach_later_steps(cli):
+    book(
+        cli,
+        {"id": "one", "with": {"content": "{{ inputs.word }}"}},
+        {"id": "two", "with": {"content": "{{ steps.one.outputs.content }}"}},
+        {"id": "three"},
+        inputs={"word": {"type": "string", "default": "old"}},
+    )
+    cli.json("run")
+    plan = cli.json("plan", "--set", "word=new")
+    assert [s["decision"] for s in plan["steps"]] == ["run", "later", "later"]
+    answer = cli.json("run", "--set", "word=new")
+    reasons = [step["reasons"][0]["message"] for step in answer["steps"]]
+    assert reasons == ["changed: with", "changed: with, needs", "changed: needs"]
+
+
+def test_until_stops_there(cli):
+    book(cli, {"id": "one"}, {"id": "two"}, {"id": "three"})
+    answer = cli.json("run", "--until", "two")
+    assert [s["id"] for s in answer["steps"]] == ["one", "two"]
+    assert not (cli.workspace / "three").exists()
+
+
+def test_only_needs_its_needs_done(cli):
+    book(cli, {"id": "one"}, {"id": "two"}, {"id": "three"})
+    refused = cli.json("run", "--only", "two", code=3)
+    assert refused["error"]["code"] == "needs_unmet"
+    assert refused["error"]["step"] == "one"
+    assert refused["error"]["remedy"]
+    assert not (cli.workspace / "two").exists()
+    cli.json("run", "--until", "two")
+    answer = cli.json("run", "--only", "two")
+    assert [s["decision"] for s in answer["steps"]] == ["skip", "run"]
+
+
+def test_always_is_part_of_every_selection(cli):
+    book(cli, {"id": "one", "always": True}, {"id": "two"}, {"id": "three"})
+    cli.json("run")
+    (cli.workspace / "one").unlink()
+    answer = cli.json("run", "--only", "three")
+    assert [(s["id"], s["decision"]) for s in answer["steps"]] == [
+        ("one", "run"),
+        ("two", "skip"),
+        ("three", "run"),
+    ]
+
+
+def test_drift_is_repaired(cli):
+    book(cli, {"id": "one"}, {"id": "two"})
+    cli.json("run")
+    (cli.workspace / "one").unlink()
+    answer = cli.json("run")
+    assert step_of(answer)["reasons"][0]["code"] == "drifted"
+    assert step_of(answer, "two")["decision"] == "skip"
+
+
+def test_what_was_done_by_hand_is_adopted(cli):
+    book(cli, {"id": "one"})
+    cli.workspace.mkdir()
+    (cli.workspace / "one").write_text("done")
+    assert step_of(cli.json("run"))["decision"] == "adopt"
+    assert step_of(cli.json("run"))["decision"] == "skip"
+
+
+def test_inputs_are_validated_when_their_values_are_known(cli):
+    said = {"run": ["true"], "outputs": {"word": "long"}}
+    book(
+        cli,
+        {"id": "zero", "uses": "command", "with": said},
+        {"id": "one", "with": {"seconds": "{{ steps.zero.outputs.word }}"}},
+    )
+    answer = cli.json("run", code=1)
+    assert answer["error"]["code"] == "invalid_inputs"
+    assert "with.seconds" in answer["error"]["message"]
+    assert answer["error"]["where"].startswith(str(cli.book))

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -85,11 +83,15 @@ class Publish:
         hub.remove_others()
 
     def undo(self, ctx: Context) -> None:
+        import shutil
+
         hub = Hub.of(ctx)
         hub.stop()
         shutil.rmtree(hub.folder, ignore_errors=True)
 
     def _write(self, ctx: Context, hub: Hub) -> None:
+        import shutil
+
         from runbook.steps.publish import checkpoint
         from runbook.steps.publish.repository import Repository
 
@@ -112,6 +114,8 @@ class Publish:
         write_json(hub.manifest, {**repository.dump(), "stats": stats})
 
     def _start(self, ctx: Context, hub: Hub, before: dict[str, Any]) -> None:
+        import subprocess
+
         # The port of before, so that what was made of the endpoint stays true.
         wanted = ctx.inputs.port or before.get("port") or 0
         if wanted and not free(wanted):
@@ -231,6 +235,8 @@ class Hub:
 
     def remove_others(self) -> None:
         """Remove checkpoints that were written from other inputs or by other code."""
+        import shutil
+
         for path in self.folder.iterdir():
             if path.is_dir() and path != self.checkpoint:
                 shutil.rmtree(path)

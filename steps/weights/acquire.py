@@ -19,18 +19,17 @@ from runbook.steps.weights.pacing import backoff
 from runbook.steps.weights.stamp import NAME, Record, Stamp
 
 LOCK = ".runbook-weights.lock"
+DEFAULT_TUNING = Tuning()
 
 
-def acquire(
-    ctx: Context, folder: Path, wanted: dict[str, Any], tuning: Tuning | None = None
-) -> None:
+def acquire(ctx: Context, folder: Path, wanted: dict[str, Any]) -> None:
     """Make the folder hold the wanted files. Resumable at any point."""
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder):
         sources = hub.hubs(ctx.inputs.endpoint, ctx.inputs.mirrors, hub.token(ctx))
         stamp = _begin(ctx, folder, wanted, sources)
         try:
-            _complete(ctx, folder, stamp, sources, tuning)
+            _complete(ctx, folder, stamp, sources)
         except OSError as error:
             raise disk_failure(folder, error) from error
 
@@ -40,7 +39,6 @@ def _complete(
     folder: Path,
     stamp: Stamp,
     sources: Sequence[Hub],
-    tuning: Tuning | None,
 ) -> None:
     listing = stamp.listing
     missing = _reuse(ctx, folder, stamp, list(stamp.unproven(folder, ctx.inputs.verify)))
@@ -60,7 +58,7 @@ def _complete(
         verify=ctx.inputs.verify,
         patience=ctx.inputs.patience,
         bandwidth=ctx.inputs.bandwidth,
-        tuning=tuning,
+        tuning=DEFAULT_TUNING,
         on_done=done,
         on_event=ctx.log,
         on_progress=lambda n, file: ctx.progress(here + n, listing.bytes, "bytes", file),
@@ -97,11 +95,8 @@ def _begin(ctx: Context, folder: Path, wanted: dict[str, Any], sources: Sequence
         before = {entry.path: entry for entry in stamp.listing.entries}
         same = {e.path for e in listing.entries if before.get(e.path) == e}
         fresh.records = {path: r for path, r in stamp.records.items() if path in same}
-        gone = [p for p in stamp.records if p not in {e.path for e in listing.entries}]
-        fresh.save(folder)
-        _remove_files(folder, stamp, gone)
-    else:
-        fresh.save(folder)
+        _remove_files(folder, stamp, [path for path in stamp.records if path not in same])
+    fresh.save(folder)
     return fresh
 
 
@@ -117,13 +112,13 @@ def _list(ctx: Context, wanted: dict[str, Any], sources: Sequence[Hub]) -> Listi
                 return source.list(wanted["repo"], wanted["revision"], wanted["files"])
             except Busy as busy:
                 trouble: Exception = busy
-                waits.append(busy.wait if busy.wait is not None else backoff(failures))
+                waits.append(busy.wait if busy.wait is not None else _pause(failures))
             except StepFailure as failure:
                 if source is sources[-1] and not waits:
                     raise
                 trouble = failure
             ctx.log(f"{source.endpoint}: {trouble}")
-        pause = min(waits) + backoff(1) / 10 if waits else 0.0
+        pause = min(waits) + _pause(1) / 10 if waits else 0.0
         if not waits or time.monotonic() + pause > deadline:
             raise StepFailure(
                 f"the hub does not list {wanted['repo']}",
@@ -134,6 +129,10 @@ def _list(ctx: Context, wanted: dict[str, Any], sources: Sequence[Hub]) -> Listi
             )
         ctx.log(f"next try in {pause:.1f} s")
         time.sleep(pause)
+
+
+def _pause(failures: int) -> float:
+    return backoff(failures, DEFAULT_TUNING.first_wait, DEFAULT_TUNING.longest_wait)
 
 
 def _reuse(ctx: Context, folder: Path, stamp: Stamp, missing: list[Entry]) -> list[Entry]:

@@ -25,6 +25,8 @@ from runbook.steps.weights.listing import Entry, Listing
 from runbook.steps.weights.pacing import Bandwidth, backoff
 from runbook.steps.weights.part import Part
 
+ASK_AGAIN = 2
+"""Failures in a row after which the hub may know a better content location."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -235,7 +237,8 @@ class Download:
             if job.settled:
                 continue
             if not job.opened:
-                fresh = fresh or job
+                if job.active == 0:
+                    fresh = fresh or job
                 continue
             idle = job.active == 0
             if idle and (job.restart or job.inspect or not job.pending):
@@ -365,7 +368,7 @@ class Download:
         except (Busy, Expired, Misbehaved) as trouble:
             reached = min(part.spans.end_of(span[0]), span[1])
             gained, position = reached > position, reached
-            if not isinstance(trouble, Busy):
+            if not isinstance(trouble, Busy) or job.failures >= ASK_AGAIN:
                 job.locations.pop(source, None)
             self._troubled(job, source, trouble, gained=gained)
         except Changed as change:

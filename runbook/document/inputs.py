@@ -99,9 +99,8 @@ def _take(
     try:
         value = _PARSERS[spec.type](text)
     except ValueError as error:
-        message = f"`{text}` is not {error}"
         resolved.problems.append(
-            Problem(origin, 0, 0, f"inputs.{name}", "input_type", message, str(error))
+            Problem(origin, 0, 0, f"inputs.{name}", "wrong_type", f"got `{text}`", str(error))
         )
         return
     if spec.enum is not None and value not in spec.enum:

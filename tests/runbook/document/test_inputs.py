@@ -108,26 +108,27 @@ def test_a_relative_path_counts_from_the_current_folder(
     assert inputs(book, ["build.dir=x/y"])["build"]["dir"] == str(tmp_path / "x/y")
 
 
+WRONG = """
+--set jbos: there is no input `jbos`; expected `name`, `mode`, `jobs`, `share`, `thinking`, \
+`build.dir`, `build.flags` or `port`; did you mean `jobs`?
+--set jobs: inputs.jobs: got `four`; expected a whole number
+--set mode: inputs.mode: `fats` is not one of the choices; expected `fast` or `slow`; \
+did you mean `fast`?
+--set thinking: there is no `=`; expected --set NAME=VALUE
+--set thinking: inputs.thinking: got `yes`; expected `true` or `false`
+--set share: inputs.share: got `nan`; expected a number
+environment variable RUNBOOK_BUILD_FLAGS: inputs.build.flags: got `[1]`; \
+expected a list of texts: a,b,c or a JSON list
+"""
+
+
 def test_all_errors_at_once(book: Path) -> None:
     found = problems(
         book,
         ["jbos=3", "jobs=four", "mode=fats", "thinking", "thinking=yes", "share=nan"],
         {"RUNBOOK_BUILD_FLAGS": "[1]"},
     )
-    assert sorted(found) == sorted(
-        [
-            "--set jbos: there is no input `jbos`; expected `name`, `mode`, `jobs`, `share`, "
-            "`thinking`, `build.dir`, `build.flags` or `port`; did you mean `jobs`?",
-            "--set jobs: inputs.jobs: `four` is not a whole number",
-            "--set mode: inputs.mode: `fats` is not one of the choices; expected `fast` or "
-            "`slow`; did you mean `fast`?",
-            "--set thinking: there is no `=`; expected --set NAME=VALUE",
-            "--set thinking: inputs.thinking: `yes` is not `true` or `false`",
-            "--set share: inputs.share: `nan` is not a number",
-            "environment variable RUNBOOK_BUILD_FLAGS: inputs.build.flags: `[1]` is not a list "
-            "of texts: a,b,c or a JSON list",
-        ]
-    )
+    assert sorted(found) == sorted(WRONG.strip().split("\n"))
 
 
 @pytest.mark.parametrize("text", ["HF_TOKEN=hf_abc", "hf_token=hf_abc", " HF_TOKEN = hf_abc"])
@@ -157,10 +158,10 @@ def test_an_input_without_value(tmp_path: Path) -> None:
         "steps:\n  - id: one\n    uses: command\n    with: {run: ['{{ inputs.repo }}']}\n"
     )
     found = problems(book, ["jobs=x"], {})
+    missing = "`repo` has no value; expected --set repo=STRING or RUNBOOK_REPO in the environment"
     assert found == [
-        "--set jobs: inputs.jobs: `x` is not a whole number",
-        f"{book}:4:3: inputs.repo: the input `repo` has no value; expected --set repo=STRING or "
-        "RUNBOOK_REPO in the environment",
+        "--set jobs: inputs.jobs: got `x`; expected a whole number",
+        f"{book}:4:3: inputs.repo: the input {missing}",
     ]
     compiled = compile_book(str(book), [], None, {}, require_inputs=False)
     assert compiled["steps"][0]["with"]["run"] == [{"$ref": ["inputs", "repo"]}]

@@ -203,10 +203,19 @@ def lock_of(inputs: SimpleNamespace) -> Path:
 
 
 def provider_of(ctx: Context) -> Provider:
-    prefix = ctx.workspace / ctx.inputs.prefix
-    from runbook.steps.toolkit.pypi import Pypi
+    arguments = (
+        ctx.inputs,
+        lock_of(ctx.inputs),
+        ctx.workspace / ctx.inputs.prefix,
+        ctx.cache,
+    )
+    if ctx.inputs.provider == "pypi":
+        from runbook.steps.toolkit.pypi import Pypi
 
-    return Pypi(ctx.inputs, lock_of(ctx.inputs), prefix, ctx.cache)
+        return Pypi(*arguments)
+    from runbook.steps.toolkit.conda import Conda
+
+    return Conda(*arguments)
 
 
 def search_path(folders: Iterable[str]) -> str:

@@ -44,7 +44,7 @@ def find(minimum: int, maximum: int = NEWEST_TRIED) -> HostCompiler:
         cc, cxx = shutil.which(f"gcc{suffix}"), shutil.which(f"g++{suffix}")
         if cc is None:
             continue
-        version = _version(cc)
+        version = version_of(cc)
         if not version:
             rejected.append(f"{cc} is not gcc")
         elif not minimum <= int(version.split(".")[0]) <= maximum:
@@ -64,7 +64,7 @@ def find(minimum: int, maximum: int = NEWEST_TRIED) -> HostCompiler:
     )
 
 
-def _version(cc: str) -> str:
+def version_of(cc: str) -> str:
     """The full version of a gcc; "" if the program is something else or does not answer."""
     try:
         answer = subprocess.run(

@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from runbook.protocol import Context, PreconditionNotMet, StepFailure
 from runbook.steps.toolkit import tether
+from runbook.steps.toolkit.symptoms import DISK_FULL, Symptom, diagnose
 from runbook.steps.toolkit.watch import progress_of
 from runbook.steps.toolkit.wheels import Wheel
 
-
-@dataclass(frozen=True, slots=True)
-class Symptom:
-    """What a pattern in pip's output says about a failure."""
-
-    pattern: str
-    code: str
-    message: str
-    remedy: str
-    retryable: bool
-
-
 # The first that matches decides: an unreachable index also reports "No matching distribution".
 SYMPTOMS = (
-    Symptom(
-        r"No space left on device|Disk quota exceeded",
-        "disk_full",
-        "the disk is full",
-        "free some space and run again: what is complete is kept",
-        False,
-    ),
+    DISK_FULL,
     Symptom(
         r"DO NOT MATCH THE HASHES",
         "hash_mismatch",
@@ -62,22 +43,6 @@ SYMPTOMS = (
 )
 
 
-def diagnose(lines: Sequence[str], failure: StepFailure) -> StepFailure:
-    """The failure that pip's output speaks of; `failure` itself if it is none of the known."""
-    output = "\n".join(lines)
-    for symptom in SYMPTOMS:
-        if found := re.search(symptom.pattern, output):
-            start = output.rfind("\n", 0, found.start()) + 1
-            return StepFailure(
-                symptom.message,
-                code=symptom.code,
-                cause="\n".join(output[start:].splitlines()[:8]).strip(),
-                remedy=symptom.remedy,
-                retryable=symptom.retryable,
-            )
-    return failure
-
-
 def _run(ctx: Context, arguments: Sequence[str | Path], temporary: Path) -> None:
     if importlib.util.find_spec("pip") is None:
         raise PreconditionNotMet(
@@ -95,7 +60,7 @@ def _run(ctx: Context, arguments: Sequence[str | Path], temporary: Path) -> None
             on_line=lines.append,
         )
     except StepFailure as failure:
-        raise diagnose(lines, failure) from failure
+        raise diagnose("\n".join(lines), SYMPTOMS) or failure from failure
 
 
 def download(ctx: Context, wheels: Sequence[Wheel], folder: Path) -> None:

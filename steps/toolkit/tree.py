@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from runbook.protocol import Context, StepFailure
 
 LIBRARY = re.compile(r"(?P<link>lib.+?\.so)\.[\d.]+")
-# Libraries of the driver: programs link against these names on machines that have no driver.
-STUBS = {"libcuda.so": "libcuda.so.1", "libnvidia-ml.so": "libnvidia-ml.so.1"}
+NOT_THE_DRIVER = 34  # CUDA_ERROR_STUB_LIBRARY in cuda.h; NVML knows no such code
+
+
+@dataclass(frozen=True, slots=True)
+class Stub:
+    """A library of the driver, under the names that linkers ask for and loaders find."""
+
+    name: str
+    soname: str
+    header: str
+    declaration: re.Pattern[str]
+
+
+STUBS = (
+    Stub("libcuda.so", "libcuda.so.1", "cuda.h", re.compile(r"\bCUresult\s+(cu[A-Z]\w*)\s*\(")),
+    Stub(
+        "libnvidia-ml.so",
+        "libnvidia-ml.so.1",
+        "nvml.h",
+        re.compile(r"\bnvmlReturn_t\s+(nvml[A-Z]\w*)\s*\("),
+    ),
+)
 
 
 def find_home(prefix: Path) -> Path:
@@ -32,7 +54,7 @@ def finish(ctx: Context, home: Path, cc: str) -> None:
 
     nvcc.profile and FindCUDAToolkit look in `lib64` and `targets/x86_64-linux`; linkers want
     `libX.so` where the wheels have only `libX.so.N`; CMake's CUDA::cuda_driver wants a libcuda
-    to link against, which comes with a driver or, as an empty stub, with a full toolkit.
+    to link against, which comes with a driver or, as a stub, with a full toolkit.
     """
     lib = home / "lib"
     _link(home / "lib64", "lib")
@@ -42,9 +64,9 @@ def finish(ctx: Context, home: Path, cc: str) -> None:
         if match := LIBRARY.fullmatch(library.name):
             _link(lib / match["link"], library.name)
     (lib / "stubs").mkdir(exist_ok=True)
-    for name, soname in STUBS.items():
-        if not (lib / "stubs" / name).exists():
-            _make_stub(ctx, lib / "stubs" / name, soname, cc)
+    for stub in STUBS:
+        if (home / "include" / stub.header).exists():
+            _make_stub(ctx, home, stub, cc)
 
 
 def _link(path: Path, target: str) -> None:
@@ -57,10 +79,32 @@ def _link(path: Path, target: str) -> None:
     path.symlink_to(target)
 
 
-def _make_stub(ctx: Context, path: Path, soname: str, cc: str) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".stub-") as folder:
-        source = Path(folder) / "empty.c"
-        source.write_text("/* a name to link against */\n")
-        made = Path(folder) / path.name
-        ctx.run([cc, "-shared", "-fPIC", f"-Wl,-soname,{soname}", "-o", made, source])
-        made.replace(path)
+def _make_stub(ctx: Context, home: Path, stub: Stub, cc: str) -> None:
+    """Link-time stand-in for a driver library: the functions that its header declares.
+
+    Programs linked against it find the driver's own library at run time, by the soname.
+    """
+    header = home / "include" / stub.header
+    functions: set[str] = set()
+    # cuda.h renames functions to their current versions, and again for per-thread streams.
+    for option in ("-P", "-DCUDA_API_PER_THREAD_DEFAULT_STREAM"):
+        preprocess = [cc, "-E", "-P", option, str(header)]
+        answer = subprocess.run(preprocess, capture_output=True, text=True, check=False)
+        if answer.returncode != 0:
+            raise StepFailure(
+                f"the C compiler cannot read {stub.header}",
+                code="host_compiler_broken",
+                cause="\n".join(answer.stderr.splitlines()[-10:]),
+                remedy=f"check that `{' '.join(preprocess)}` works",
+            )
+        functions.update(stub.declaration.findall(answer.stdout))
+    folder = home / "lib" / "stubs"
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".stub-") as temporary:
+        source, made = Path(temporary) / "stub.c", Path(temporary) / stub.name
+        source.write_text(
+            "".join(
+                f"int {name}(void) {{ return {NOT_THE_DRIVER}; }}\n" for name in sorted(functions)
+            )
+        )
+        ctx.run([cc, "-shared", "-fPIC", f"-Wl,-soname,{stub.soname}", "-o", made, source])
+        made.replace(folder / stub.name)

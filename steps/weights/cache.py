@@ -9,6 +9,7 @@ from pathlib import Path
 
 from runbook.steps.weights.listing import Entry
 from runbook.steps.weights.part import SUFFIX
+from runbook.steps.weights.stamp import NAME
 
 FICLONE = 0x40049409
 """linux/fs.h: share the blocks of another file, copied when written (btrfs, xfs)."""
@@ -85,7 +86,9 @@ def foreign_leftovers(folder: Path, repo: str) -> Iterator[tuple[Path, int]]:
 
 
 def own_leftovers(folder: Path) -> Iterator[Path]:
-    """Unfinished files of ours: those with a sidecar, and sidecars that lost theirs."""
+    """Unfinished files of ours: those with a sidecar, and records that were being written."""
     for sidecar in sorted(folder.rglob(f"*{SUFFIX}.json")):
         yield sidecar.with_suffix("")
         yield sidecar
+    for pattern in (f".*{SUFFIX}.json.*.tmp", f".{NAME}.*.tmp"):
+        yield from sorted(folder.rglob(pattern))

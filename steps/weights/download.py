@@ -293,10 +293,12 @@ class Download:
         if job.restart:
             self._start_again(job, part, keep_bytes=False)
         elif job.inspect:
-            with self._ready:
-                job.inspect = False
+            # The flag stays until then, so that no one is given a span of the file meanwhile.
             if digests.matches(job.entry, part.rehash()):
                 self._finish(job, part, "wrong bytes were fetched again")
+            with self._ready:
+                job.inspect = False
+                self._ready.notify_all()
         else:
             found = part.digest()
             if found is None or digests.matches(job.entry, found):

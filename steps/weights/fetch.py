@@ -72,11 +72,7 @@ class Client:
     def __init__(self, connections: int, timeout: float) -> None:
         self._connections = connections
         self._timeout = urllib3.Timeout(connect=min(10.0, timeout), read=timeout)
-        self._context = ssl.create_default_context(
-            cafile=os.environ.get("SSL_CERT_FILE") or certifi.where(),
-            capath=os.environ.get("SSL_CERT_DIR") or None,
-        )
-        self._pools: dict[str | None, urllib3.PoolManager] = {}
+        self._pools: dict[tuple[str, str | None], urllib3.PoolManager] = {}
         self._lock = threading.Lock()
         self._open: set[BaseHTTPResponse] = set()
         self._closed = False
@@ -142,13 +138,15 @@ class Client:
         proxy = getproxies().get(parts.scheme)
         if proxy and proxy_bypass(parts.hostname or ""):
             proxy = None
+        key = (parts.scheme, proxy)
         with self._lock:
-            if proxy not in self._pools:
+            if key not in self._pools:
                 make = partial(urllib3.ProxyManager, proxy) if proxy else urllib3.PoolManager
-                self._pools[proxy] = make(
-                    num_pools=32, maxsize=self._connections, ssl_context=self._context
+                context = _trust() if parts.scheme == "https" else None
+                self._pools[key] = make(
+                    num_pools=32, maxsize=self._connections, ssl_context=context
                 )
-            return self._pools[proxy]
+            return self._pools[key]
 
     def close(self) -> None:
         """End all connections, also those that a thread waits on."""
@@ -162,6 +160,14 @@ class Client:
                 response.shutdown()
         for pool in pools:
             pool.clear()
+
+
+def _trust() -> ssl.SSLContext:
+    """The certificate authorities that huggingface_hub's client trusts, by the same variables."""
+    return ssl.create_default_context(
+        cafile=os.environ.get("SSL_CERT_FILE") or certifi.where(),
+        capath=os.environ.get("SSL_CERT_DIR") or None,
+    )
 
 
 def _judge(response: BaseHTTPResponse, start: int, stop: int, size: int, validator: str) -> Answer:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import islice
 
 from runbook.protocol import StepFailure
+
+QUOTED = 400
+"""Characters of a log's line that a failure quotes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +31,36 @@ class Diagnosis:
     matches: str
     not_matches: str
 
-    def found_in(self, text: str) -> bool:
+    def found_in(self, text: str) -> str | None:
+        """The line of a log that shows it; None if the log does not."""
         matches = self.pattern.finditer(text)
-        return next(islice(matches, self.at_least - 1, None), None) is not None
+        match = next(islice(matches, self.at_least - 1, None), None)
+        if match is None:
+            return None
+        start = text.rfind("\n", 0, match.start()) + 1
+        end = text.find("\n", match.end())
+        return text[start : end if end >= 0 else len(text)]
 
-    def failure(self, message: str, where: str = "") -> StepFailure:
+    def failure(self, message: str, line: str, where: str = "") -> StepFailure:
         return StepFailure(
             message,
             code=self.id,
-            cause=self.cause,
+            cause=f"{self.cause}\n{line.strip()[:QUOTED]}",
             remedy=self.remedy,
             retryable=self.retryable,
             where=where,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A known failure, and the line that shows it."""
+
+    diagnosis: Diagnosis
+    line: str
+
+    def failure(self, message: str, where: str = "") -> StepFailure:
+        return self.diagnosis.failure(message, self.line, where)
 
 
 @cache
@@ -67,13 +86,14 @@ def catalogue() -> tuple[Diagnosis, ...]:
     )
 
 
-def diagnose(step: str, text: str, *, only_fatal: bool = False) -> Diagnosis | None:
+def diagnose(step: str, text: str, *, only_fatal: bool = False) -> Finding | None:
     """The first known failure of a kind of step that a log shows; None if it shows none.
 
     `only_fatal` asks for those that may be concluded while the process still runs.
     """
-    return first([d for d in catalogue() if step in d.steps and (d.fatal or not only_fatal)], text)
-
-
-def first(candidates: Sequence[Diagnosis], text: str) -> Diagnosis | None:
-    return next((d for d in candidates if d.found_in(text)), None)
+    for diagnosis in catalogue():
+        if step in diagnosis.steps and (diagnosis.fatal or not only_fatal):
+            line = diagnosis.found_in(text)
+            if line is not None:
+                return Finding(diagnosis, line)
+    return None

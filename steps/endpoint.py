@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+SECONDS = 2.0
+"""How long a look waits: a busy machine may take its time, and a look at a healthy server takes
+milliseconds all the same."""
+
 Health = Literal["healthy", "unhealthy", "slow", "refused"]
 
 
-def health(host: str, port: int, timeout: float = 0.3, path: str = "/health") -> Health:
+def health(host: str, port: int, timeout: float = SECONDS, path: str = "/health") -> Health:
     """GET a path: `healthy` if the answer is 200, `unhealthy` if it is another, `slow` if there
     is none within `timeout` seconds, `refused` if nobody listens."""
     import socket

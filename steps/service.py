@@ -24,7 +24,7 @@ from runbook.protocol import StepFailure
 
 EXIT_LOCKED = 75
 """EX_TEMPFAIL of sysexits.h: another process of this service still lives."""
-KEPT_LOGS = 5
+KEPT_LOGS = 3
 WITHHELD = ("RUNBOOK_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """Variables, by prefix, that a service never gets: marks of the attempt, and secrets that only
 downloads need."""

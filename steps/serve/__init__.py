@@ -26,7 +26,7 @@ class Serve:
     def check(self, ctx: Context) -> Check:
         inputs = effective(ctx.inputs)
         running = Service.load(folder(ctx.workspace))
-        reason = self._unmet(running, inputs, deep=ctx.deep)
+        reason = self._unmet(running, inputs)
         if reason is not None or running is None:
             reason = reason or Reason("not_started", "no server was started")
             return Check.unsatisfied(reason, work=Work(seconds=START_SECONDS))
@@ -41,7 +41,7 @@ class Serve:
             }
         )
 
-    def _unmet(self, running: Service | None, inputs: SimpleNamespace, deep: bool) -> Reason | None:
+    def _unmet(self, running: Service | None, inputs: SimpleNamespace) -> Reason | None:
         if running is None:
             return None
         pid = running.process.pid
@@ -51,8 +51,7 @@ class Serve:
             return Reason("server_changed", f"the server runs with other {', '.join(changed)}")
         if not running.ready:
             return Reason("server_starting", f"the server, process {pid}, has not answered yet")
-        # A busy server may need longer; a check that a person waits for may not.
-        state = endpoint.health(_reachable(inputs.host), inputs.port, timeout=5.0 if deep else 0.3)
+        state = endpoint.health(_reachable(inputs.host), inputs.port)
         if state != "healthy":
             return Reason(f"server_{state}", f"the server, process {pid}, is {state} at /health")
         return None

@@ -14,11 +14,10 @@ from pathlib import Path
 
 TAIL_LINES = 15
 
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 PREFIX = re.compile(
-    r"^(?:\x1b\[[0-9;]*m)*"
-    r"(?:\((?P<process>[\w .:-]+?)(?: pid=\d+)?\) )?(?:\x1b\[[0-9;]*m)*"
-    r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d "
-    r"\[[^\]]+\] ?)?(?:\x1b\[[0-9;]*m)*"
+    r"^(?:\((?P<process>[\w .:-]+?)(?: pid=\d+)?\) )?"
+    r"(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]+\] ?)?"
 )
 """`(EngineCore pid=812) ERROR 11-23 18:01:02 [core.py:1510] `, each part optional."""
 
@@ -75,9 +74,12 @@ COMMAND_LINE_ERROR = re.compile(r"^(?:vllm|api_server\.py|usage)\b.*: error: (?P
 LAUNCHER_ERROR = re.compile(r"^cannot start .*$")
 
 
-def plain(line: str) -> str:
-    """A line without its prefix of process, level, time and source."""
-    return PREFIX.sub("", line, count=1)
+def split(line: str) -> tuple[str, str]:
+    """The process that a line is from (empty if it does not say), and its text."""
+    line = COLOUR.sub("", line)
+    match = PREFIX.match(line)
+    assert match is not None, "each part is optional"
+    return match["process"] or "", line[match.end() :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Reader:
         """Take a line in; the progress it stands for, if any."""
         self.lines.append(line)
         self.tail.append(line)
-        text = plain(line)
+        _, text = split(line)
         self._facts(text)
         if (bar := BAR.search(text)) is not None:
             for start, (phase, unit) in BARS.items():
@@ -166,9 +168,7 @@ def root_cause(text: str) -> str | None:
     last: list[str] = []
     telling: str | None = None  # the process whose error goes on over the next lines
     for line in text.splitlines():
-        match = PREFIX.match(line)
-        process = (match["process"] if match else None) or ""
-        body = plain(line)
+        process, body = split(line)
         if telling == process and body.startswith(" "):
             last.append(body.strip())
             continue

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 PROBE_SECONDS = 5.0
+SETTLE_SECONDS = 5.0
+"""How long an engine's death may take to show after its first request was answered by an error."""
 
 
 class Startup:
@@ -133,8 +135,7 @@ class Startup:
         status, body = outcome[0]
         if status == 200 and self._has_answer(body):
             return
-        # The engine's death reaches the client before the log and the process table.
-        settle = time.monotonic() + 5
+        settle = time.monotonic() + SETTLE_SECONDS
         while self.running.alive() and time.monotonic() < settle:
             time.sleep(POLL_SECONDS)
             self._look()

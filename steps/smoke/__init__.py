@@ -48,9 +48,7 @@ class Smoke:
         if process is None or not process.alive():
             return Reason("server_dead", "the server that was asked runs no more")
         address = urlsplit(inputs.endpoint)
-        state = endpoint.health(
-            address.hostname or "", address.port or 80, timeout=5.0 if ctx.deep else 0.3
-        )
+        state = endpoint.health(address.hostname or "", address.port or 80)
         if state != "healthy":
             return Reason(f"server_{state}", f"the server is {state} at /health")
         return self._ask_again(inputs) if ctx.deep else None

@@ -1,0 +1,149 @@
+"""Plays `vllm` in tests: the command line, the log and the endpoints of the real one.
+
+What it does is said by the file VLLM_STAND_IN names (JSON): which recorded log it writes and how
+fast, whether and when it listens, what it answers, when it dies. Its answers are recorded from
+vLLM 0.32.0. It is a program of its own, so that processes, signals and sockets are real.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+ANSWERS = Path(__file__).parents[1] / "smoke" / "answers"
+PLAN = json.loads(Path(os.environ["VLLM_STAND_IN"]).read_text())
+
+
+def option(name, default=None):
+    return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else default
+
+
+class Counters:
+    """The speculation counters, as the metrics' text has them."""
+
+    drafted = PLAN.get("drafted_before", 0)
+    accepted = PLAN.get("accepted_before", 0)
+
+    @classmethod
+    def text(cls):
+        if PLAN.get("no_speculation"):
+            return "# HELP vllm:num_requests_running Running requests.\n"
+        text = (ANSWERS / "metrics.txt").read_text()
+        return text.replace(" 121.0\n", f" {cls.drafted}.0\n").replace(
+            " 85.0\n", f" {cls.accepted}.0\n"
+        )
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def reply(self, status, body, kind="application/json"):
+        data = body if isinstance(body, bytes) else body.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self):
+        if self.path == "/health":
+            time.sleep(PLAN.get("health_delay", 0))
+            now = json.loads(Path(os.environ["VLLM_STAND_IN"]).read_text())
+            self.reply(now.get("health", 200), "")
+        elif self.path == "/v1/models":
+            listed = json.loads((ANSWERS / "models.json").read_text())
+            listed["data"][0]["id"] = PLAN.get("lists", option("--served-model-name"))
+            self.reply(200, json.dumps(listed))
+        elif self.path == "/metrics":
+            self.reply(200, Counters.text(), "text/plain")
+        else:
+            self.reply(404, "{}")
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with Path("requests.ndjson").open("a") as file:
+            file.write(json.dumps(request) + "\n")
+        if PLAN.get("dies_at_request"):
+            print(PLAN["dies_at_request"], flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "request_status" in PLAN:
+            self.reply(PLAN["request_status"], PLAN.get("request_body", "{}"))
+            return
+        time.sleep(PLAN.get("request_delay", 0))
+        name = self.answer_name(request)
+        Counters.drafted += PLAN.get("drafts", {}).get(name, 10)
+        Counters.accepted += PLAN.get("accepts", {}).get(name, 7)
+        if request.get("stream"):
+            self.stream(name)
+            return
+        answer = json.loads((ANSWERS / f"{name}.json").read_text())
+        for path, value in PLAN.get("change", {}).get(name, {}).items():
+            *way, last = [int(key) if key.isdigit() else key for key in path.split(".")]
+            place = answer
+            for key in way:
+                place = place[key]
+            place[last] = value
+        self.reply(200, json.dumps(answer))
+
+    @staticmethod
+    def answer_name(request):
+        if request["model"] not in (option("--served-model-name"), "rehearsal"):
+            return "wrongmodel"
+        if request.get("tools"):
+            return "tool"
+        thinking = request.get("chat_template_kwargs", {}).get("thinking")
+        return "reasoning" if thinking else "echo"
+
+    def stream(self, name):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        text = (ANSWERS / "stream.txt").read_text()
+        if PLAN.get("stream_without_usage"):
+            text = "\n\n".join(e for e in text.split("\n\n") if '"choices":[]' not in e)
+        for event in text.strip().split("\n\n"):
+            time.sleep(PLAN.get("token_delay", 0.002))
+            self.wfile.write(event.encode() + b"\n\n")
+            self.wfile.flush()
+        self.close_connection = True
+
+
+def write_log():
+    for line in PLAN.get("log", "").splitlines():
+        print(line, flush=True)
+        time.sleep(PLAN.get("line_delay", 0))
+
+
+def main():
+    helper = None
+    if PLAN.get("child"):
+        # A worker that, unlike vLLM's, does not end with its parent.
+        helper = subprocess.Popen(["sleep", "600"])
+    if PLAN.get("ignores_sigint"):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    else:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(0))
+    write_log()
+    if PLAN.get("exits") is not None:
+        if helper is not None:
+            helper.kill()
+        sys.exit(PLAN["exits"])
+    if PLAN.get("hangs"):
+        threading.Event().wait()
+    time.sleep(PLAN.get("listen_delay", 0))
+    server = ThreadingHTTPServer((option("--host"), int(option("--port"))), Handler)
+    server.serve_forever()
+
+
+main()

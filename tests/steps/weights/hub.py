@@ -85,7 +85,7 @@ class FaultyHandler(Handler):
         where = self._where()
         faults = self.server.faults
         with faults.lock:
-            faults.headers.append((where, dict(self.headers.items())))
+            faults.headers.append((where, {k.title(): v for k, v in self.headers.items()}))
         self.fault = fault = faults.next(where)
         if fault is None or fault.kind in ("cut", "reset", "flip", "slow", "changed"):
             super().do_GET()

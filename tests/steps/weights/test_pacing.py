@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import threading
+import time
+from email.utils import formatdate
+
+import pytest
+
+from runbook.steps.weights.pacing import Bandwidth, backoff, retry_after
+
+
+def test_backoff_doubles_with_jitter_up_to_the_longest_wait():
+    for failures, full in [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (1000, 60)]:
+        waits = [backoff(failures) for _ in range(200)]
+        assert full / 2 <= min(waits) <= max(waits) <= full
+        assert max(waits) - min(waits) > full / 4, "clients do not come back together"
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(None, None), ("", None), ("7", 7), ("1.5", 1.5), ("-3", 0), ("soon", None)],
+)
+def test_retry_after(value, seconds):
+    assert retry_after(value) == seconds
+
+
+def test_retry_after_as_a_date():
+    assert 8 < retry_after(formatdate(time.time() + 10, usegmt=True)) <= 10
+    assert retry_after(formatdate(time.time() - 10, usegmt=True)) == 0
+
+
+def test_bandwidth_is_shared_by_threads():
+    bandwidth, stop = Bandwidth(100_000), threading.Event()
+    began = time.monotonic()
+    threads = [
+        threading.Thread(target=lambda: [bandwidth.take(1000, stop) for _ in range(10)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 0.35 < time.monotonic() - began < 1.5
+
+
+def test_a_stop_ends_the_wait():
+    bandwidth, stop = Bandwidth(1), threading.Event()
+    threading.Timer(0.1, stop.set).start()
+    began = time.monotonic()
+    bandwidth.take(1000, stop)
+    assert time.monotonic() - began < 2

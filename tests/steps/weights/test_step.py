@@ -1,0 +1,402 @@
+"""The step as the engine sees it: what check says, what apply keeps, what undo removes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from runbook.protocol import PreconditionNotMet, StepFailure
+from runbook.steps.publish.repository import Repository
+from runbook.steps.weights import Weights, room
+from tests.steps.weights.hub import TestHub, context, tree, write_repository
+
+LARGEST = "model-00003-of-00003.safetensors"
+EVERYTHING = {"allow": [], "ignore": []}
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return tmp_path / "workspace"
+
+
+@pytest.fixture
+def cache(tmp_path, repository, source):
+    """The Hugging Face cache with the files of the repository, as huggingface_hub fills it."""
+    import huggingface_hub
+
+    with TestHub(repository) as hub:
+        huggingface_hub.snapshot_download(
+            "org/tiny", endpoint=hub.url, cache_dir=tmp_path / "hf-cache", token=False
+        )
+    return tmp_path / "hf-cache"
+
+
+# The check
+
+
+def test_plan_knows_the_bytes_before_anything_was_fetched(hub, workspace, repository):
+    check = Weights().check(context(workspace, hub))
+    assert not check.ok
+    assert check.work.bytes == check.work.disk == sum(f.size for f in repository.files)
+    assert not workspace.exists(), "a check changes nothing"
+
+
+def test_plan_without_a_network_goes_without_the_size(workspace):
+    check = Weights().check(context(workspace, "http://127.0.0.1:9"))
+    assert [r.code for r in check.reasons] == ["never_downloaded", "size_unknown"]
+    assert [r.severity for r in check.reasons] == ["error", "info"]
+
+
+def test_outputs(hub, run, workspace, folder, repository):
+    run(hub, revision="main")
+    check = Weights().check(context(workspace, hub, revision="main"))
+    assert check.outputs == {
+        "path": str(folder),
+        "repo": "org/tiny",
+        "revision": repository.revision,
+        "bytes": sum(f.size for f in repository.files),
+        "files": len(repository.files),
+    }
+    Weights.Outputs.model_validate(check.outputs)
+
+
+def test_check_sees_a_change_of_size_time_or_name(hub, run, workspace, folder):
+    step, ctx = Weights(), context(workspace, hub)
+    for change in (
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: os.utime(path, ns=(0, 0)),
+        lambda path: path.unlink(),
+    ):
+        run(hub)
+        assert step.check(ctx).ok
+        change(folder / LARGEST)
+        check = step.check(ctx)
+        assert not check.ok
+        assert LARGEST in check.reasons[0].message
+
+
+def test_deep_check_sees_a_flipped_bit_that_the_stat_hides(hub, run, workspace, folder):
+    run(hub)
+    path = folder / LARGEST
+    before = path.stat()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    ctx = context(workspace, hub)
+    assert Weights().check(ctx).ok
+    ctx.deep = True
+    check = Weights().check(ctx)
+    assert [r.code for r in check.reasons] == ["digest_mismatch"]
+    assert hashlib.sha256(data).hexdigest() in check.reasons[0].message
+
+
+def test_other_inputs_are_other_weights(hub, run, workspace):
+    run(hub)
+    check = Weights().check(context(workspace, hub, files={"ignore": ["*.md"]}))
+    assert check.reasons[0].code == "other_weights"
+
+
+def test_another_endpoint_or_port_is_no_change(hub, run, workspace):
+    run(hub)
+    assert Weights().check(context(workspace, "http://127.0.0.1:9", mirrors=["http://x"])).ok
+
+
+def test_quick_check_of_146_gb_takes_milliseconds_and_imports_nothing_heavy(tmp_path):
+    """Three hundred sparse shards, in a fresh interpreter."""
+    script = f"""
+import sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from runbook.context import StepContext
+from runbook.steps.weights import Weights, wanted
+from runbook.steps.weights.listing import Digest, Entry, Listing
+from runbook.steps.weights.stamp import Record, Stamp
+workspace = Path({str(tmp_path)!r})
+folder = workspace / "weights" / "big"
+folder.mkdir(parents=True)
+size = 146 * 10**9 // 300
+entries = []
+for n in range(300):
+    name = f"model-{{n:05}}-of-00300.safetensors"
+    with open(folder / name, "wb") as file:
+        file.truncate(size)
+    entries.append(Entry(name, size, Digest("sha256", "0" * 64)))
+files = {{"allow": [], "ignore": []}}
+inputs = SimpleNamespace(repo="org/big", revision="main", files=files, destination=None,
+                         verify="sha256", link="none")
+ctx = StepContext("weights", inputs, workspace)
+records = {{e.path: Record.of(folder / e.path, "downloaded", True) for e in entries}}
+Stamp(wanted(ctx), Listing("org/big", "0" * 40, tuple(entries)), records, True).save(folder)
+best = 1.0
+for _ in range(5):
+    began = time.perf_counter()
+    assert Weights().check(ctx).ok
+    best = min(best, time.perf_counter() - began)
+heavy = {{"pydantic", "httpx", "httpx2", "huggingface_hub", "urllib3", "numpy", "jinja2",
+          "asyncio", "ssl", "concurrent.futures"}}
+print(best, *sorted(heavy & set(sys.modules)))
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    best, *heavy = process.stdout.split()
+    assert heavy == []
+    assert float(best) < 0.02, "two milliseconds on an idle machine"
+
+
+# Revisions
+
+
+def test_branch_is_resolved_once(source, run, tmp_path, folder):
+    """A branch that moves on does not change what was pinned; another wish does."""
+    first = Repository.of(source, "org/tiny")
+    newer = tmp_path / "newer"
+    write_repository(newer, sizes=(50_000, 131_072))
+    with TestHub(first) as hub:
+        run(hub, revision="main")
+        (folder / LARGEST).unlink()
+        run(hub, revision="main")
+    assert tree(folder) == tree(source)
+    second = Repository.of(newer, "org/tiny")
+    with TestHub(second) as hub:
+        run(hub, revision="main")
+        assert tree(folder) == tree(source), "still pinned"
+        run(hub, revision=second.revision)
+        assert tree(folder) == tree(newer), "files of the former revision are gone"
+        same = {f.path: f for f in first.files}
+        total = sum(f.size for f in second.files if same.get(f.path) != f)
+        assert hub.faults.sent == total, "and what both have was not fetched again"
+
+
+def test_only_wanted_files(hub, run, folder):
+    run(hub, files={"allow": ["*.json", "extra/"], "ignore": ["*.json"]})
+    assert set(tree(folder)) == {"extra/notes with space.md"}
+
+
+def test_pattern_that_matches_nothing(hub, run):
+    with pytest.raises(StepFailure) as failure:
+        run(hub, files={"allow": ["*.gguf"]})
+    assert failure.value.code == "nothing_to_download"
+
+
+# What is on this machine already
+
+
+def test_file_put_there_by_hand_is_adopted(hub, run, folder, source):
+    folder.mkdir(parents=True)
+    (folder / LARGEST).write_bytes((source / LARGEST).read_bytes())
+    run(hub)
+    size = (source / LARGEST).stat().st_size
+    assert hub.faults.sent == sum(len(b) for b in tree(source).values()) - size
+
+
+def test_wrong_file_put_there_by_hand_is_set_aside(hub, run, folder, source):
+    folder.mkdir(parents=True)
+    wrong = bytes((source / LARGEST).stat().st_size)
+    (folder / LARGEST).write_bytes(wrong)
+    run(hub)
+    assert (folder / f"{LARGEST}.replaced").read_bytes() == wrong
+    assert (folder / LARGEST).read_bytes() == (source / LARGEST).read_bytes()
+
+
+@pytest.mark.parametrize("how", ["hardlink", "symlink"])
+def test_cached_file_is_linked_and_not_fetched(hub, run, folder, source, cache, how):
+    lines = run(hub, link=how)
+    assert hub.faults.sent == 0
+    assert tree(folder) == tree(source)
+    assert (folder / LARGEST).is_symlink() == (how == "symlink")
+    blob = next(p for p in cache.rglob("blobs/*") if p.stat().st_size == 300_192)
+    assert blob.samefile(folder / LARGEST)
+    assert any(how in line for line in lines)
+
+
+def test_cache_is_part_of_the_plan(hub, workspace, cache):
+    assert Weights().check(context(workspace, hub)).work.bytes == 0
+    assert Weights().check(context(workspace, hub, link="none")).work.bytes > 0
+
+
+def test_link_that_the_file_system_refuses_is_a_download(hub, run, folder, source, cache):
+    from runbook.steps.weights.cache import _reflink
+
+    try:
+        _reflink(source / "config.json", folder.parents[2] / "probe")
+    except OSError:
+        run(hub, link="reflink")
+        assert hub.faults.sent == sum(len(b) for b in tree(source).values())
+    else:
+        run(hub, link="reflink")
+        assert hub.faults.sent == 0
+    assert tree(folder) == tree(source)
+
+
+def test_spoiled_cache_is_not_used(hub, run, folder, source, cache):
+    blob = next(p for p in cache.rglob("blobs/*") if p.stat().st_size == 300_192)
+    data = bytearray(blob.read_bytes())
+    data[1000] ^= 1
+    blob.write_bytes(data)
+    run(hub)
+    assert tree(folder) == tree(source)
+    assert hub.faults.sent == 300_192
+
+
+def test_leftovers_of_others_are_named_and_kept_ours_are_removed(hub, run, folder, workspace):
+    theirs = folder / ".cache" / "huggingface" / "download" / "x.abc.incomplete"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"half")
+    ours = folder / "old.safetensors.part"
+    ours.write_bytes(b"half")
+    ours.with_name("old.safetensors.part.json").write_text("{}")
+    unrelated = folder / "unrelated.part"
+    unrelated.touch()
+    named = Weights().check(context(workspace, hub)).reasons
+    assert [r.code for r in named] == ["never_downloaded", "foreign_leftover"]
+    lines = run(hub)
+    assert theirs.exists()
+    assert unrelated.exists(), "no record says that it is ours"
+    assert not ours.exists()
+    assert any("left by another tool" in line for line in lines)
+
+
+# Room
+
+
+def test_too_small_a_disk_is_refused_before_the_first_byte(hub, run, workspace, monkeypatch):
+    usage = room.shutil.disk_usage(workspace.parent)
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    check = Weights().check(context(workspace, hub))
+    assert "not_enough_disk" in [r.code for r in check.reasons]
+    with pytest.raises(PreconditionNotMet) as failure:
+        run(hub)
+    assert failure.value.code == "not_enough_disk"
+    assert hub.faults.sent == 0
+
+
+# Who may read
+
+
+@pytest.mark.parametrize(
+    ("access", "code"), [("gated", "gated_repository"), ("private", "repository_not_found")]
+)
+def test_closed_repository(source, run, folder, workspace, monkeypatch, access, code):
+    repository = Repository.of(source, "org/tiny", access)
+    with TestHub(repository, token="hf_right") as hub:
+        check = Weights().check(context(workspace, hub))
+        assert code in [r.code for r in check.reasons]
+        with pytest.raises(PreconditionNotMet) as failure:
+            run(hub)
+        assert failure.value.code == code
+        assert f"{hub.url}/org/tiny" in failure.value.remedy
+        if access == "gated":
+            assert "You must have access to it" in failure.value.cause
+        monkeypatch.setattr("runbook.steps.weights.hub.login_token", lambda: "hf_right")
+        run(hub)
+        assert tree(folder) == tree(source)
+        told = {where for where, h in hub.faults.headers if "Authorization" in h}
+        assert told == {"api", "resolve"}, "the content server never sees the token"
+
+
+def test_token_is_not_sent_to_mirrors(hub, repository, run, folder, source, monkeypatch):
+    monkeypatch.setattr("runbook.steps.weights.hub.login_token", lambda: "hf_secret")
+    with TestHub(repository) as mirror:
+        run("http://127.0.0.1:9", mirrors=[mirror.url])
+        assert not any("Authorization" in h for _, h in mirror.faults.headers)
+    assert tree(folder) == tree(source)
+
+
+def test_declared_secret_comes_before_the_login(source, workspace, monkeypatch):
+    repository = Repository.of(source, "org/tiny", "private")
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    monkeypatch.setattr("runbook.steps.weights.hub.login_token", lambda: "hf_wrong")
+    with TestHub(repository, token="hf_right") as hub:
+        ctx = context(workspace, hub)
+        undeclared = Weights().check(ctx)
+        ctx.secrets = frozenset({"HF_TOKEN"})
+        declared = Weights().check(ctx)
+    assert undeclared.work.bytes == 0
+    assert declared.work.bytes > 0
+
+
+def test_login_file_is_read_and_the_undeclared_variable_is_not(tmp_path, monkeypatch):
+    from runbook.steps.weights import hub
+
+    monkeypatch.setenv("HF_TOKEN", "hf_environment")
+    assert hub.login_token() is None
+    assert os.environ["HF_TOKEN"] == "hf_environment"
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ({"repo": "org/none"}, "repository_not_found"),
+        ({"revision": "v9"}, "revision_not_found"),
+    ],
+)
+def test_what_does_not_exist(hub, run, values, code):
+    with pytest.raises(StepFailure) as failure:
+        run(hub, **values)
+    assert failure.value.code == code
+
+
+# The end
+
+
+def test_undo_removes_what_is_ours(hub, run, folder, source, workspace):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_bytes((source / "config.json").read_bytes())
+    (folder / "mine.txt").touch()
+    run(hub)
+    step, ctx = Weights(), context(workspace, hub)
+    step.undo(ctx)
+    assert set(tree(folder)) == {"config.json", "mine.txt"}
+    step.undo(ctx)
+
+
+def test_undo_of_nothing_and_of_everything(hub, run, folder, workspace):
+    step, ctx = Weights(), context(workspace, hub)
+    step.undo(ctx)
+    run(hub)
+    step.undo(ctx)
+    assert not folder.exists()
+
+
+def test_cancel_keeps_what_has_arrived(hub, folder, workspace, repository, source, run):
+    from runbook.protocol import Cancelled
+
+    class Stop(Cancelled):
+        pass
+
+    ctx = context(workspace, hub)
+    hub.faults.pause = 0.005
+
+    def progress(done, total=None, unit="", message=""):
+        assert (total, unit) == (sum(f.size for f in repository.files), "bytes")
+        if done > 200_000:
+            raise Stop
+
+    ctx.progress = progress
+    began = time.monotonic()
+    with pytest.raises(Stop):
+        Weights().apply(ctx)
+    assert time.monotonic() - began < 5
+    sent = hub.faults.sent
+    hub.faults.pause = 0
+    run(hub)
+    assert tree(folder) == tree(source)
+    total = sum(f.size for f in repository.files)
+    assert hub.faults.sent - sent <= total - 200_000 + 3 * (16 << 10)
+
+
+def test_incoherent_tensors_are_a_failure(tmp_path, run):
+    broken = tmp_path / "broken"
+    write_repository(broken)
+    (broken / LARGEST).unlink()
+    with TestHub(Repository.of(broken, "org/tiny")) as hub, pytest.raises(StepFailure) as failure:
+        run(hub)
+    assert failure.value.code == "bad_tensors"
+    assert f"{LARGEST}, which is missing" in failure.value.cause

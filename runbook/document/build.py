@@ -229,13 +229,14 @@ class _Builder:
         read = {inputs.variable(name): name for name in declared} | {n: n for n in declared}
         for index, child in enumerate(node.children):
             path = ("secrets", index)
+            if not isinstance(child.value, str):  # reported with the whole document
+                continue
             if child.value in seen:
                 self.source.report(child.place, path, "duplicate", f"`{child.value}` stands twice")
             elif child.value in read:
                 message = f"`{child.value}` is an input as well"
                 self.source.report(child.place, path, "secret_input", message, "another name")
-            if isinstance(child.value, str):
-                seen.add(child.value)
+            seen.add(child.value)
 
     def _missing_inputs(self, declared: Mapping[str, Input], resolved: inputs.Resolved) -> None:
         node = self.root.child("inputs")

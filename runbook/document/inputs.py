@@ -14,7 +14,7 @@ from runbook.document.models import Document, Input
 from runbook.protocol import Json
 
 ENVIRONMENT = "RUNBOOK_"
-RESERVED = ("RUNBOOK_CACHE", "RUNBOOK_WORKSPACE")
+RESERVED = ("RUNBOOK_ATTEMPT", "RUNBOOK_CACHE", "RUNBOOK_GPTQ_NATIVE", "RUNBOOK_WORKSPACE")
 
 
 @dataclass

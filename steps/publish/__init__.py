@@ -25,6 +25,8 @@ from runbook.protocol import Check, Context, Json, Model, Reason, StepFailure
 HOST = "127.0.0.1"
 START_SECONDS = 20.0
 PROBE_SECONDS = 1.0
+WITHHELD = ("RUNBOOK_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+"""Variables, by prefix, that the server does not get: marks of the attempt, and secrets."""
 
 
 class Publish:
@@ -118,7 +120,7 @@ class Publish:
 
         # The port of before, so that what was made of the endpoint stays true.
         wanted = ctx.inputs.port or before.get("port") or 0
-        if wanted and not free(wanted):
+        if wanted and not becomes_free(wanted):
             if ctx.inputs.port:
                 raise StepFailure(
                     f"port {wanted} is taken",
@@ -132,7 +134,7 @@ class Publish:
         argv += ["--manifest", str(hub.manifest), "--state", str(hub.state)]
         argv += ["--port", str(wanted)]
         # Not a part of this attempt: it must outlive it, and must not be ended with it.
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("RUNBOOK_ATTEMPT")}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(WITHHELD)}
         with hub.log.open("ab") as log:
             process = subprocess.Popen(
                 argv,
@@ -260,6 +262,17 @@ def answers(port: int, name: str, revision: str) -> bool:
             return connection.recv(64).startswith(b"HTTP/1.1 200")
     except OSError:
         return False
+
+
+def becomes_free(port: int, patience: float = 2.0) -> bool:
+    """Whether a server can listen there, now or within moments: the threads of a killed one may
+    hold its socket a little longer than its pid shows."""
+    deadline = time.monotonic() + patience
+    while not free(port):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def free(port: int) -> bool:

@@ -76,7 +76,7 @@ class Vllm:
             environment.switch(ctx.workspace, folder)
         except SeriesError as error:
             raise StepFailure(
-                str(error), code="series_malformed", remedy="correct the patch series"
+                str(error), code=error.code, remedy="correct `target`, or the series it names"
             ) from error
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -140,12 +140,18 @@ def _outputs(workspace: Path, stamp: Mapping[str, Any]) -> dict[str, Json]:
 
 
 def _damaged(ctx: Context) -> bool:
-    """Whether the current environment is finished but not as it was made."""
+    """Whether the current environment is finished but not as it was made.
+
+    Every file is read: what a deep check found must be mended too, and `apply` is not called
+    without a reason.
+    """
+    from runbook.steps.vllm.verify import file_faults
+
     folder = ctx.workspace / environment.LINK
     stamp = environment.read_stamp(folder)
     if stamp is None:
         return False
-    return bool(environment.changed_files(folder, stamp["files"]))
+    return bool(environment.changed_files(folder, stamp["files"]) or file_faults(folder))
 
 
 def _series_files(target: str) -> list[Path]:
@@ -154,7 +160,7 @@ def _series_files(target: str) -> list[Path]:
     except SeriesError as error:
         raise StepFailure(
             str(error),
-            code="series_missing",
+            code=error.code,
             remedy="name a shipped target (runbook patches), or the path of your own",
         ) from error
 

@@ -144,7 +144,7 @@ def _mismatch(lines: list[bytes], hunk: Hunk, number: int, reason: str) -> HunkM
     old = hunk.old
     best: tuple[int, int] | None = None
     near = None
-    for i in range(-len(old) + 1, len(lines)):
+    for i in range(-len(old) + 1, len(lines)) if lines else ():
         score = sum(
             lines[i + j] == line
             for j, line in enumerate(old)

@@ -103,23 +103,22 @@ def without_credentials(text: str) -> str:
     return re.sub(r"(\w+://)[^/@\s]+@", r"\1", text)
 
 
-_NOT_OFFERED = re.compile(
-    r"(?:no version(?:s)? of|No matching distribution found for) ([\w.-]+)==([\w.+!-]+)"
-)
+# uv wraps its lines, so these are matched with all white space made single blanks.
+_NOT_OFFERED = re.compile(r"there (?:is|are) no versions? of ([\w.-]+)==([\w.+!-]+?)[.,]? ")
+_UNKNOWN = re.compile(r"([\w.-]+) was not found in the (?:package registry|provided package loc)")
+_NO_WHEEL = re.compile(r"has no wheels with a matching|has no usable wheels")
 _MISMATCH = re.compile(r"[Hh]ash mismatch|DO NOT MATCH THE HASHES")
-_NO_WHEEL = re.compile(r"has no wheels with a matching Python|no wheels with a matching")
 _OFFLINE = re.compile(
     r"dns error|[Cc]onnection (?:refused|reset|error)|[Cc]ould not (?:fetch|connect)|timed out"
     r"|Temporary failure in name resolution|error sending request|Failed to (?:fetch|download)"
-    r"|Max retries exceeded|IncompleteRead"
 )
-_DISK_FULL = re.compile(r"No space left on device|os error 28|Errno 28")
+_DISK_FULL = re.compile(r"No space left on device|os error 28|Disk quota exceeded")
 
 
 def explain(failure: StepFailure, lines: Sequence[str], what: str) -> StepFailure:
     """A failure of pip or uv in terms its user can act on, from what the program printed."""
-    text = without_credentials("\n".join(lines))
-    tail = "\n".join(text.splitlines()[-15:])
+    tail = "\n".join(without_credentials(line) for line in lines[-15:])
+    text = re.sub(r"\s+", " ", " ".join(lines))
     if _DISK_FULL.search(text):
         return StepFailure(
             f"the disk filled up while installing {what}",
@@ -136,8 +135,15 @@ def explain(failure: StepFailure, lines: Sequence[str], what: str) -> StepFailur
             remedy="use an index that serves the original files (pip config list), or make a lock "
             "from yours (make lock)",
         )
+    if _NO_WHEEL.search(text):
+        return PreconditionNotMet(
+            f"the package index has no wheel of {what} for this Python or machine",
+            code="wheel_not_offered",
+            cause=tail,
+            remedy="choose another Python, for instance: runbook run --set python=3.11",
+        )
     if missing := _NOT_OFFERED.search(text):
-        name, version = missing[1], missing[2].rstrip(".,")
+        name, version = missing[1], missing[2]
         if name == "torch" and "+" in version:
             flavour = version.partition("+")[2]
             return PreconditionNotMet(
@@ -148,19 +154,9 @@ def explain(failure: StepFailure, lines: Sequence[str], what: str) -> StepFailur
                 remedy=f"set PIP_EXTRA_INDEX_URL (or PIP_FIND_LINKS) to PyTorch's {flavour} wheel "
                 "index, then: runbook run",
             )
-        return PreconditionNotMet(
-            f"the package index does not offer {name} {version}",
-            code="package_not_offered",
-            cause=tail,
-            remedy="set PIP_INDEX_URL, PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS to where it is",
-        )
-    if _NO_WHEEL.search(text):
-        return PreconditionNotMet(
-            f"the package index has no wheel of {what} for this Python or machine",
-            code="wheel_not_offered",
-            cause=tail,
-            remedy="choose another Python, for instance: runbook run --set python=3.11",
-        )
+        return _not_offered(f"{name} {version}", tail)
+    if missing := _UNKNOWN.search(text):
+        return _not_offered(missing[1], tail)
     if _OFFLINE.search(text):
         return StepFailure(
             f"the package index did not answer while installing {what}",
@@ -172,6 +168,15 @@ def explain(failure: StepFailure, lines: Sequence[str], what: str) -> StepFailur
         )
     failure.cause = tail or failure.cause
     return failure
+
+
+def _not_offered(package: str, tail: str) -> StepFailure:
+    return PreconditionNotMet(
+        f"the package index does not offer {package}",
+        code="package_not_offered",
+        cause=tail,
+        remedy="set PIP_INDEX_URL, PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS to where it is",
+    )
 
 
 def file_requirement(name: str, wheel: Path, sha256: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from runbook.protocol import StepFailure
 from runbook.steps.vllm.build import NAME
-from runbook.steps.vllm.release import load_release, lock_path
+from runbook.steps.vllm.release import Release, load_release, lock_path
 from runbook.steps.vllm.series import Finding, Patch, Read, Series, examine, load
 from runbook.steps.vllm.store import Store
 from runbook.steps.vllm.target import SeriesError, targets
@@ -16,26 +16,35 @@ from runbook.steps.vllm.wheel import Wheel
 
 
 def patches(
-    target: str, *, workspace: Path | None = None, cache: Path | None = None
+    target: str,
+    *,
+    lock: str | None = None,
+    workspace: Path | None = None,
+    cache: Path | None = None,
 ) -> list[dict[str, Any]]:
     """One entry for each patch of a target, in the order they apply.
 
     `state` is that in the environment of `workspace` if it was made from this target's release,
-    else that in the published wheel if the cache has it, else None (`source` says which, with the
-    version). `files` has the SHA-256 of each touched file before and after; while the source is
-    unknown both are None. Raises `StepFailure` for a target that is unknown or malformed.
+    else that in the published wheel if the cache has it, else None (`source` says which, with
+    the version). `lock` is the step's input of that name. `files` has the SHA-256 of each touched
+    file before and after; while the source is unknown both are None. Raises `StepFailure` for a
+    target that is unknown or malformed.
     """
     try:
         series = load(target)
     except SeriesError as error:
         raise StepFailure(
             str(error),
-            code="series_malformed",
+            code=error.code,
             remedy=f"name one of {', '.join(targets())}, or a folder with a file `series`",
         ) from error
-    found = _installed(series, target, workspace) if workspace is not None else None
-    if found is None and cache is not None:
-        found = _published(series, target, cache)
+    path = lock_path(target, lock)
+    release = load_release(path) if path.exists() else None
+    found = None
+    if release is not None and workspace is not None:
+        found = _installed(series, release, workspace)
+    if found is None and release is not None and cache is not None:
+        found = _published(series, release, cache)
     if found is None:
         return [_entry(patch, None, None) for patch in series.patches]
     source, findings = found
@@ -43,27 +52,24 @@ def patches(
 
 
 def _installed(
-    series: Series, target: str, workspace: Path
+    series: Series, release: Release, workspace: Path
 ) -> tuple[str, tuple[Finding, ...]] | None:
     from runbook.steps.vllm import environment
 
     folder = workspace / environment.LINK
     stamp = environment.read_stamp(folder)
-    lock = lock_path(target, None)
-    if stamp is None or not lock.exists():
+    if stamp is None:
         return None
     version = str(stamp["version"])
-    if version.partition("+")[0] != load_release(lock).version.partition("+")[0]:
+    if version.partition("+")[0] != release.version.partition("+")[0]:
         return None
     site = environment.site_packages(folder)
     return f"{NAME} {version} in {folder}", examine(series, _reader(site), version).findings
 
 
-def _published(series: Series, target: str, cache: Path) -> tuple[str, tuple[Finding, ...]] | None:
-    lock = lock_path(target, None)
-    if not lock.exists():
-        return None
-    release = load_release(lock)
+def _published(
+    series: Series, release: Release, cache: Path
+) -> tuple[str, tuple[Finding, ...]] | None:
     path = Store(cache).find(release.wheel().sha256)
     if path is None:
         return None

@@ -162,11 +162,10 @@ def read_patch(path: Path) -> Patch:
     except yaml.YAMLError as error:
         raise ValueError(f"front matter: {error}") from error
     body = data[parts.end() :]
-    files = parse(body, first_line=data[: parts.end()].count(b"\n") + 1)
-    return _patch(path.name, header, files, body)
+    return _patch(path.name, header, body, data[: parts.end()].count(b"\n") + 1)
 
 
-def _patch(name: str, header: Any, files: tuple[FileDiff, ...], body: bytes) -> Patch:
+def _patch(name: str, header: Any, body: bytes, first_line: int) -> Patch:
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
     _keys(header, _KEYS, "front matter")
@@ -181,6 +180,7 @@ def _patch(name: str, header: Any, files: tuple[FileDiff, ...], body: bytes) -> 
         SpecifierSet(applies["version"])
     except (InvalidSpecifier, TypeError) as error:
         raise ValueError(f"applies.version: {error}") from error
+    files = parse(body, first_line)
     anchors = _anchors(applies["anchors"], "applies.anchors")
     if not anchors and any(file.kind != "create" for file in files):
         raise ValueError("applies.anchors: at least one is needed")
@@ -386,7 +386,7 @@ def _superseded(patch: Patch, read: Read) -> bool:
 def _touched(
     read: Read, changes: Mapping[str, bytes | None], *, reverse: bool
 ) -> tuple[Touched, ...]:
-    pairs = ((path, _sha256(read(path)), _sha256(data)) for path, data in changes.items())
+    pairs = ((path, _sha256(read(path)), _sha256(data)) for path, data in sorted(changes.items()))
     return tuple(Touched(p, new, old) if reverse else Touched(p, old, new) for p, old, new in pairs)
 
 

@@ -10,6 +10,10 @@ PATCHES = Path(__file__).parent / "patches"
 class SeriesError(ValueError):
     """A series, or one of its patches, is not of the form that `patches/README.md` describes."""
 
+    def __init__(self, message: str, code: str = "series_malformed") -> None:
+        super().__init__(message)
+        self.code = code
+
 
 def targets() -> list[str]:
     """The shipped targets."""
@@ -29,7 +33,8 @@ def files_of(target: str) -> list[Path]:
         text = listing.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SeriesError(
-            f"there is no patch series {listing}; shipped are {', '.join(targets())}"
+            f"there is no patch series {listing}; shipped are {', '.join(targets())}",
+            code="series_missing",
         ) from None
     names = [line.partition("#")[0].strip() for line in text.splitlines()]
     return [listing, *(folder / name for name in names if name)]

@@ -9,7 +9,6 @@ from typing import Any
 
 from runbook.protocol import Context
 from runbook.steps.vllm import environment
-from runbook.steps.vllm.build import NAME
 from runbook.steps.vllm.store import sha256_file
 from runbook.steps.vllm.wheel import faults, parse_record
 
@@ -17,18 +16,24 @@ _VERSION_TIMEOUT = 300  # seconds; a cold import of vLLM from slow disks takes t
 
 
 def deep_faults(ctx: Context, folder: Path, stamp: Mapping[str, Any]) -> list[str]:
-    """What is not as it was installed: the wheel, vLLM's files, the `vllm` program."""
+    """What is not as it was installed: the wheel, a file of any package, the `vllm` program."""
     found = []
     wheel = ctx.workspace / stamp["wheel"]
     if sha256_file(wheel) != stamp["wheel_sha256"]:
         found.append(f"{wheel} was changed")
-    site = environment.site_packages(folder)
-    record = site / f"{NAME}-{stamp['version']}.dist-info" / "RECORD"
-    if not record.is_file():
-        return [*found, f"{record} is missing"]
-    found += faults(parse_record(record.read_bytes()), lambda path: (site / path).open("rb"))
+    found += file_faults(folder)
     if not found and (reason := version_fault(folder, stamp["version"])):
         found.append(reason)
+    return found
+
+
+def file_faults(folder: Path) -> list[str]:
+    """Files of an environment's packages that are missing or differ from their RECORD."""
+    site = environment.site_packages(folder)
+    found: list[str] = []
+    for record in sorted(site.glob("*.dist-info/RECORD")):
+        rows = parse_record(record.read_bytes())
+        found += faults(rows, lambda path: (site / path).open("rb"))
     return found
 
 

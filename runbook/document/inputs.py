@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runbook.document.errors import Problem, alternatives, nearest
-from runbook.document.models import Document, Input
+from runbook.document.models import Input
 from runbook.protocol import Json
 
 ENVIRONMENT = "RUNBOOK_"
@@ -44,11 +44,17 @@ def variable(name: str) -> str:
     return ENVIRONMENT + name.upper().replace(".", "_")
 
 
-def resolve(document: Document, sets: Sequence[str], env: Mapping[str, str]) -> Resolved:
-    """Find each input's value. Inputs that have none are in `unset`."""
+def resolve(
+    declared: Mapping[str, Input],
+    secrets: Sequence[str],
+    sets: Sequence[str],
+    env: Mapping[str, str],
+) -> Resolved:
+    """Find each input's value. Inputs that have none are in `unset`. Names of secrets are refused
+    among `sets`."""
     resolved = Resolved()
-    given = _parse_sets(document, sets, resolved)
-    for name, spec in document.inputs.items():
+    given = _parse_sets(declared, secrets, sets, resolved)
+    for name, spec in declared.items():
         key = variable(name)
         resolved.environment[key] = env.get(key)
         if name in given:
@@ -62,24 +68,29 @@ def resolve(document: Document, sets: Sequence[str], env: Mapping[str, str]) -> 
     return resolved
 
 
-def _parse_sets(document: Document, sets: Sequence[str], resolved: Resolved) -> dict[str, str]:
+def _parse_sets(
+    declared: Mapping[str, Input],
+    secrets: Sequence[str],
+    sets: Sequence[str],
+    resolved: Resolved,
+) -> dict[str, str]:
     given: dict[str, str] = {}
 
     def wrong(what: str, code: str, message: str, expected: str = "", near: str = "") -> None:
         resolved.problems.append(Problem(what, 0, 0, "", code, message, expected, near))
 
-    secrets = {secret.lower(): secret for secret in document.secrets}
+    secret_names = {secret.lower(): secret for secret in secrets}
     for text in sets:
         name, equals, value = text.partition("=")
         name = name.strip()
-        if name.lower() in secrets:  # its value must appear nowhere, so `text` is not shown
-            secret = secrets[name.lower()]
+        if name.lower() in secret_names:  # its value must appear nowhere, so `text` is not shown
+            secret = secret_names[name.lower()]
             message = f"{secret} is a secret and is only read from the environment"
             wrong(f"--set {secret}", "secret_set", message, f"{secret} in the environment")
         elif not equals:
             wrong(f"--set {name}", "set_form", "there is no `=`", "--set NAME=VALUE")
-        elif name not in document.inputs:
-            known = list(document.inputs)
+        elif name not in declared:
+            known = list(declared)
             expected = alternatives(known) if known else "none: the document has no inputs"
             wrong(
                 f"--set {name}",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
 
 def main() -> None:
+    gc.disable()  # until attempts run: answers are made before there is garbage to collect
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()

@@ -125,7 +125,7 @@ def _invalid(arguments: list[str], problem: Any) -> int:
             "where": f"{first['file']}:{first['line']}:{first['column']}",
             "log": "",
         }
-        from runbook.report import document
+        from runbook.envelope import document
 
         _print_json(document(_verb(arguments), False, {"errors": found}, error=error))
     else:
@@ -139,7 +139,7 @@ def _verb(arguments: list[str]) -> str:
 
 def _fail(arguments: list[str], problem: RunbookError) -> int:
     if "--json" in arguments:
-        from runbook.report import document
+        from runbook.envelope import document
 
         answer = document(_verb(arguments), False, error=error_data(problem), next=problem.next)
         _print_json(answer)
@@ -210,7 +210,7 @@ def validate(
     book: str | None, workspace: Path | None, as_json: bool, sets: tuple[str, ...]
 ) -> None:
     """Check the document only."""
-    from runbook.report import document
+    from runbook.envelope import document
 
     target = Target(book, workspace, sets, cached=False)
     body = {"book": target.book["name"], "source": target.book["source"], "errors": []}
@@ -247,14 +247,16 @@ def plan(
     use_exit_code: bool,
 ) -> int:
     """Show what a run would do, why, and what it costs."""
-    from runbook import human, report
+    from runbook import human
+    from runbook.envelope import document
+    from runbook.plan import plan as make_plan
     from runbook.planner import select
 
     target = Target(book, workspace, sets)
     chosen = select(target.book["steps"], start=start, until=until, only=only, force=force)
-    body = report.plan(target.book, target.workspace, chosen, deep)
+    body = make_plan(target.book, target.workspace, chosen, deep)
     follow = [target.command("run")] if body["would_run"] else [target.command("status")]
-    _answer(report.document("plan", True, body, next=follow), as_json, human.plan)
+    _answer(document("plan", True, body, next=follow), as_json, human.plan)
     return errors.WORK_FOUND if use_exit_code and body["would_run"] else errors.DONE
 
 
@@ -286,7 +288,7 @@ def run(
     chosen = select(target.book["steps"], start=start, until=until, only=only, force=force)
     if detach:
         return _detach(target, as_json)
-    from runbook.report import document
+    from runbook.envelope import document
     from runbook.runner import execute
 
     try:
@@ -341,8 +343,8 @@ def _detach(target: Target, as_json: bool) -> int:
     import subprocess
     import tempfile
 
+    from runbook.envelope import document
     from runbook.files import read_json
-    from runbook.report import document
 
     target.workspace.create()
     arguments = [word for word in sys.argv[1:] if word != "--detach"]
@@ -384,15 +386,14 @@ def _detach(target: Target, as_json: bool) -> int:
 @options()
 def status(book: str | None, workspace: Path | None, as_json: bool) -> None:
     """Show where each step stands."""
-    from runbook import human, report
+    from runbook import human
+    from runbook.envelope import document
+    from runbook.status import status as read_status
 
     target = Target(book, workspace)
-    body = report.status(target.book, target.workspace)
-    _answer(
-        report.document("status", True, body, next=_after_status(target, body)),
-        as_json,
-        human.status,
-    )
+    body = read_status(target.book, target.workspace)
+    answer = document("status", True, body, next=_after_status(target, body))
+    _answer(answer, as_json, human.status)
 
 
 def _after_status(target: Target, body: Mapping[str, Any]) -> list[str]:
@@ -421,7 +422,10 @@ def wait(
     since: int | None,
 ) -> int:
     """Wait for the run that is going on; its exit code, or 7 if it takes longer."""
-    from runbook import human, journal, report
+    from runbook import human, journal
+    from runbook.envelope import document
+    from runbook.status import latest_run
+    from runbook.status import status as read_status
 
     target = Target(book, workspace)
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -432,7 +436,7 @@ def wait(
         rest = pause if deadline is None else min(pause, deadline - time.monotonic())
         time.sleep(max(0.0, rest))
         pause = min(0.25, pause * 1.5)
-    body = report.status(target.book, target.workspace)
+    body = read_status(target.book, target.workspace)
     latest = target.workspace.latest()
     found = list(journal.read(latest, since)) if latest is not None and since is not None else []
     body["events"] = found
@@ -470,11 +474,11 @@ def wait(
         )
     else:
         code = run["exit_code"]
-        record = report.latest_run(target.workspace)
+        record = latest_run(target.workspace)
         error = record.result if record is not None else None
     if code != errors.STILL_RUNNING:
         follow = _after_status(target, body)
-    answer = report.document("wait", code == errors.DONE, body, error=error, next=follow)
+    answer = document("wait", code == errors.DONE, body, error=error, next=follow)
     lines = [human.event(item) for item in found]
     _answer(answer, as_json, lambda a: "\n".join([*lines, human.status(a)]))
     return code
@@ -499,8 +503,8 @@ def logs(
 ) -> None:
     """Show the log of a step's attempt."""
     from runbook import logs as reading
+    from runbook.envelope import document
     from runbook.planner import unknown_step
-    from runbook.report import document
 
     target = Target(book, workspace)
     order = [item["id"] for item in target.book["steps"]]
@@ -535,7 +539,8 @@ def events(
 ) -> None:
     """Show the events of the latest run."""
     from runbook import human, journal
-    from runbook.report import document, latest_run, run_data, run_state
+    from runbook.envelope import document
+    from runbook.status import latest_run, run_data, run_state
 
     target = Target(book, workspace)
     latest = target.workspace.latest()
@@ -565,7 +570,7 @@ def events(
 def cancel(book: str | None, workspace: Path | None, as_json: bool) -> None:
     """End the run that is going on, and everything it started."""
     from runbook.cancel import cancel as end
-    from runbook.report import document
+    from runbook.envelope import document
 
     target = Target(book, workspace)
     body = end(target.workspace)
@@ -591,7 +596,7 @@ def destroy(
 ) -> int:
     """Undo steps, last first. Shows its plan; `--yes` carries it out."""
     from runbook import undo
-    from runbook.report import document
+    from runbook.envelope import document
 
     target = Target(book, workspace, sets)
     entries = undo.plan(target.book, target.workspace, steps)
@@ -629,7 +634,7 @@ def list_books(as_json: bool) -> None:
     from runbook import human
     from runbook.context import default_cache
     from runbook.document.compile import BOOKS, compile_book
-    from runbook.report import document
+    from runbook.envelope import document
 
     books = []
     for path in sorted(BOOKS.glob("*.yaml")):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -68,6 +67,8 @@ class StepContext:
         on_line: Callable[[str], None] | None = None,
         failure: StepFailure | None = None,
     ) -> None:
+        import subprocess  # only attempts come here, and checks must be quick
+
         command = [str(a) for a in argv]
         self.log("$ " + " ".join(command))
         tail: deque[str] = deque(maxlen=TAIL_LINES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 
@@ -11,6 +10,7 @@ def write(error: BaseException, state: Path | None) -> Path:
     """Write a traceback into the state folder (else the temporary folder); returns the file."""
     import platform
     import sys
+    import tempfile
     import traceback
 
     import runbook

@@ -127,7 +127,8 @@ class Evaluator:
                 look.active = False
                 return look
             kind, version = self.kind(step)
-            look.raw = template.render(step["with"], self._scope)
+            raw = step["with"]
+            look.raw = raw if step["static"] else template.render(raw, self._scope)
             inputs = self._inputs(look, kind, version)
             look.context = StepContext(
                 step["id"],

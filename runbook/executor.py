@@ -3,24 +3,27 @@ verifies, records. One thread, one loop; the work is in the attempts' processes.
 
 from __future__ import annotations
 
+import gc
 import os
 import selectors
 import signal
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import runbook
-from runbook.attempt import GRACE, Attempt
 from runbook.errors import APPROVAL, CANCELLED, DONE, FAILED, PRECONDITION
 from runbook.evaluate import Evaluator, Look
 from runbook.history import RunRecord, last_attempt
 from runbook.journal import Journal, now
 from runbook.planner import Decision, Selection, decide
-from runbook.protocol import Check, Reason
+from runbook.protocol import Reason
 from runbook.redact import Redactor
 from runbook.state import Workspace
+
+if TYPE_CHECKING:
+    from runbook.attempt import Attempt
 
 # A progress event is written at most this often (seconds), and for at least this part of the
 # total; a listener is told of each.
@@ -32,6 +35,8 @@ STOP_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, CANCE
 SETTLED = frozenset({"satisfied", "inactive"})
 ENDED = frozenset({"failed", "blocked", "waiting", "unmet", "cancelled"})
 MOST_BACKOFF = 600.0
+# What attempts are given to end by themselves when the run is stopped, in seconds.
+STOP_GRACE = 10.0
 
 
 class Executor:
@@ -191,7 +196,7 @@ class Executor:
         decision = self._decision(look)
         fields: dict[str, Any] = {
             "decision": decision.verb,
-            "reasons": [reason_data(r) for r in decision.reasons],
+            "reasons": [r.dump() for r in decision.reasons],
         }
         if decision.verb == "skip":
             record = look.checkpoint
@@ -207,7 +212,7 @@ class Executor:
             self._checkpoint(look, look.check.outputs, 0, 0.0)
             self._end(name, "satisfied", "adopt", (*decision.reasons, *look.check.reasons))
             return True
-        work = work_data(look.check)
+        work = look.check.work.dump()
         self.journal.append("step.decided", step=name, work=work, **fields)
         if decision.verb == "unmet":
             self._end(name, "unmet", "unmet", decision.reasons)
@@ -264,13 +269,16 @@ class Executor:
             "id": name,
             "state": state,
             "decision": decision,
-            "reasons": [reason_data(r) for r in reasons],
+            "reasons": [r.dump() for r in reasons],
             **more,
         }
 
     # Attempts --------------------------------------------------------------------------------
 
     def _start(self, look: Look) -> None:
+        from runbook.attempt import Attempt  # starts processes, which costs imports
+
+        gc.enable()  # the program starts without: most runs end before there is garbage
         run = self._open()
         name = look.step["id"]
         number = self._numbers[name] = self._numbers.get(name, 0) + 1
@@ -410,7 +418,7 @@ class Executor:
                     os.kill(pid, signal.SIGTERM)
                 except ProcessLookupError:
                     continue
-        deadline = time.monotonic() + GRACE
+        deadline = time.monotonic() + STOP_GRACE
         for attempt in list(self._running.values()):
             self._forget(attempt)
             left = attempt.stop(max(0.0, deadline - time.monotonic()))
@@ -549,16 +557,3 @@ class Executor:
                     "step": entry["id"],
                 }
         return None
-
-
-def reason_data(reason: Reason) -> dict[str, str]:
-    return {
-        "code": reason.code,
-        "message": reason.message,
-        "remedy": reason.remedy,
-        "severity": reason.severity,
-    }
-
-
-def work_data(check: Check) -> dict[str, float]:
-    return {"bytes": check.work.bytes, "seconds": check.work.seconds, "disk": check.work.disk}

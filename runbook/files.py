@@ -28,7 +28,7 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path | str) -> Any:
     """The content of a JSON file; None if it is missing or not JSON (a record can be lost)."""
     try:
         with open(path, "rb") as file:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, TextIO
 
 COLOURS = {
@@ -44,7 +42,7 @@ def table(rows: Iterable[Sequence[str]], key: int = 1) -> str:
         return ""
     count = len(rows[0])
     widths = [max(len(row[i]) for row in rows) for i in range(count - 1)]
-    width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else 0
+    width = os.get_terminal_size(sys.stdout.fileno()).columns if is_terminal(sys.stdout) else 0
     room = width - sum(widths) - 2 * count if width else 0
     lines = []
     for row in rows:
@@ -81,6 +79,8 @@ def duration(seconds: float) -> str:
 def ago(moment: str | None) -> str:
     if not moment:
         return ""
+    from datetime import UTC, datetime
+
     then = datetime.fromisoformat(moment)
     seconds = max(0.0, (datetime.now(UTC) - then).total_seconds())
     if seconds < 60:

@@ -14,6 +14,7 @@ class Lines:
 
     def __init__(self, width: int) -> None:
         self.width = width
+        self.flush = False  # a run in which nothing happens prints its lines at once
 
     def event(self, event: Mapping[str, Any]) -> None:
         kind = event["type"]
@@ -21,6 +22,7 @@ class Lines:
         if kind == "step.satisfied":
             self.line(step, "satisfied", "", human.reason_text(event["reasons"]))
         elif kind == "step.decided" and event["decision"] == "run":
+            self.flush = True
             self.line(step, "running", "", human.reason_text(event["reasons"]))
         elif kind == "step.decided":
             self.line(step, event["decision"], "", human.reason_text(event["reasons"]))
@@ -37,11 +39,11 @@ class Lines:
             self.line(step, "failed", took, event["error"]["message"] + note)
 
     def line(self, step: str, state: str, took: str, detail: str) -> None:
-        row = (step.ljust(self.width), state.ljust(9), took.rjust(10), detail)
-        self.print(human.table([row]))
+        text = f"  {step:<{self.width}}  {human.paint(f'{state:<9}', state)}  {took:>10}  {detail}"
+        self.print(text.rstrip())
 
     def print(self, text: str) -> None:
-        print(text, flush=True)
+        print(text, flush=self.flush)
 
     def progress(self, step: str, message: Mapping[str, Any]) -> None:
         """Plain output shows no progress: `runbook status` does."""

@@ -33,6 +33,14 @@ class Reason:
     remedy: str = ""
     severity: Severity = "error"
 
+    def dump(self) -> dict[str, str]:
+        return {
+            "code": self.code,
+            "message": self.message,
+            "remedy": self.remedy,
+            "severity": self.severity,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -41,6 +49,9 @@ class Work:
     bytes: int = 0
     seconds: float = 0.0
     disk: int = 0
+
+    def dump(self) -> dict[str, float]:
+        return {"bytes": self.bytes, "seconds": self.seconds, "disk": self.disk}
 
 
 @dataclass(frozen=True, slots=True)

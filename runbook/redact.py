@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import quote
 
 # A shorter value would blank out ordinary words and could not be a credential.
 SHORTEST = 4
@@ -26,6 +25,8 @@ class Redactor:
             value = os.environ.get(name, "")
             if len(value) < SHORTEST:
                 continue
+            from urllib.parse import quote
+
             for form in {value, quote(value, safe=""), json.dumps(value)[1:-1]}:
                 forms[form.encode(errors="surrogateescape")] = f"[{name}]".encode()
         self._forms = forms

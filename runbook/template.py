@@ -56,6 +56,15 @@ def compile_value(value: Json) -> Json:
     return value
 
 
+def is_static(compiled: Json) -> bool:
+    """Whether a compiled value is its own rendering."""
+    if isinstance(compiled, dict):
+        return not any(k.startswith("$") for k in compiled) and all(
+            map(is_static, compiled.values())
+        )
+    return not isinstance(compiled, list) or all(map(is_static, compiled))
+
+
 def quote_key(key: str) -> str:
     """A key of a document's mapping, such that no operator is read into it."""
     return "$" + key if key.startswith("$") else key

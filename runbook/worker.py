@@ -19,7 +19,7 @@ from typing import Any, NoReturn, cast
 
 from runbook.context import StepContext
 from runbook.evaluate import Facts
-from runbook.protocol import Cancelled, Reason, StepFailure, Undoable
+from runbook.protocol import Cancelled, StepFailure, Undoable
 from runbook.redact import Redactor
 from runbook.registry import load_step
 
@@ -134,7 +134,7 @@ def _run_step(
             retryable=failure.retryable,
             where=failure.where,
             exit_code=failure.exit_code,
-            reasons=[_reason(r) for r in failure.reasons],
+            reasons=[r.dump() for r in failure.reasons],
         )
     except BaseException as error:
         import traceback
@@ -157,15 +157,6 @@ def _run_step(
 def _cancel(number: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Cancelled
-
-
-def _reason(reason: Reason) -> dict[str, str]:
-    return {
-        "code": reason.code,
-        "message": reason.message,
-        "remedy": reason.remedy,
-        "severity": reason.severity,
-    }
 
 
 def _apply(spec: dict[str, Any], secrets: frozenset[str], tell: Any) -> dict[str, Any]:
@@ -219,7 +210,7 @@ def _apply(spec: dict[str, Any], secrets: frozenset[str], tell: Any) -> dict[str
     return {
         "type": "result",
         "outputs": dict(check.outputs),
-        "reasons": [_reason(r) for r in check.reasons],
+        "reasons": [r.dump() for r in check.reasons],
     }
 
 

@@ -15,6 +15,7 @@ from runbook.document.errors import DocumentInvalid
 from runbook.document.models import Document, Step
 from runbook.document.source import Node, Source
 from runbook.document.steps import Steps
+from runbook.template import is_static
 
 
 @dataclass
@@ -61,7 +62,11 @@ def build(
         "secrets": document.secrets,
         "facts": sorted(steps.facts),
         "steps": [
-            {**_fixed(step, node.place.line, str(path.parent)), **rest}
+            {
+                **_fixed(step, node.place.line, str(path.parent)),
+                **rest,
+                "static": is_static(rest["with"]),
+            }
             for step, node, rest in zip(document.steps, nodes, compiled, strict=True)
         ],
     }

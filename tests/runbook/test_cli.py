@@ -167,8 +167,8 @@ def test_a_workspace_that_cannot_be_made(two):
 def test_an_internal_error_leaves_a_crash_file_and_exits_70(two, tmp_path):
     breaking = tmp_path / "breaking.py"
     breaking.write_text(
-        "import runbook.report, sys\n"
-        "runbook.report.status = None\n"
+        "import runbook.status, sys\n"
+        "runbook.status.status = None\n"
         "from runbook.cli import invoke\n"
         "sys.exit(invoke(sys.argv[1:]))\n"
     )

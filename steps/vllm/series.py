@@ -318,26 +318,38 @@ def _walk_backwards(series: Series, tree: _Tree, version: str) -> _Pass:
 def _mixed(series: Series, read: Read, version: str, forward: _Pass) -> Examination:
     """Some patches applied and some not, or a real conflict.
 
-    Take off what can be taken off, then lay the whole series on again. The patches taken off
-    must come back as they were, else one of them only seemed to be applied.
+    Take off what is applied, then lay the whole series on again. The patches taken off must come
+    back as they were, else one of them only seemed to be applied.
     """
-    off = _walk_backwards(series, _Tree(read), version)
-    applied = {f.patch.id for f in off.findings if f.state == "applied"}
+    base = _Tree(read)
+    applied = set()
+    for patch in reversed(series.patches):
+        without = base.copy()
+        finding, moved = _backward(patch, without, version)
+        if finding.state == "applied" and not _fits_better(patch, base, version, moved):
+            applied.add(patch.id)
+            base = without
     again = _walk_forwards(
         replace(series, patches=tuple(p for p in series.patches if p.id in applied)),
-        off.tree.copy(),
+        base.copy(),
         version,
     )
     if not again.fits or again.tree.differences():
         return Examination(forward.findings)
-    whole = _walk_forwards(series, off.tree.copy(), version)
+    whole = _walk_forwards(series, base.copy(), version)
     findings = tuple(
         replace(f, state="applied") if f.patch.id in applied and f.state == "absent" else f
         for f in whole.findings
     )
     if not whole.fits:
         return Examination(findings)
-    return Examination(findings, off.tree.differences(), whole.tree.differences())
+    return Examination(findings, base.differences(), whole.tree.differences())
+
+
+def _fits_better(patch: Patch, tree: _Tree, version: str, moved: int) -> bool:
+    """Whether a patch that comes off after moving its hunks would go on with less moving."""
+    finding, forward = _forward(patch, tree.copy(), version)
+    return finding.state == "absent" and forward <= moved
 
 
 def _forward(patch: Patch, tree: _Tree, version: str) -> tuple[Finding, int]:

@@ -15,7 +15,7 @@ from runbook.steps.weights import cache, digests, hub, room, tensors
 from runbook.steps.weights.download import Download, Tuning, disk_failure
 from runbook.steps.weights.hub import Busy, Hub
 from runbook.steps.weights.listing import Entry, Listing
-from runbook.steps.weights.pacing import backoff
+from runbook.steps.weights.pacing import Rate, backoff
 from runbook.steps.weights.stamp import NAME, Record, Stamp
 
 LOCK = ".runbook-weights.lock"
@@ -50,6 +50,13 @@ def _complete(
         _record(stamp, folder, entry, "downloaded", ctx.inputs.verify == "sha256")
         ctx.log(f"{entry.path}: {entry.size} bytes")
 
+    rate = Rate()
+
+    def progress(fetched: int, files: str) -> None:
+        speed = rate.describe(fetched, listing.bytes - here)
+        message = ", ".join(part for part in (speed, files) if part)
+        ctx.progress(here + fetched, listing.bytes, "bytes", message)
+
     download = Download(
         listing,
         folder,
@@ -61,7 +68,7 @@ def _complete(
         tuning=DEFAULT_TUNING,
         on_done=done,
         on_event=ctx.log,
-        on_progress=lambda n, file: ctx.progress(here + n, listing.bytes, "bytes", file),
+        on_progress=progress,
     )
     if missing:
         download.run(missing)

@@ -149,13 +149,19 @@ class Download:
         except queue.Empty:
             pass
         with self._ready:
-            active = [job.entry.path for job in self._jobs if job.active and not job.settled]
-            done = sum(
-                job.entry.size if job.settled else job.part.spans.total if job.part else 0
-                for job in self._jobs
-            )
+            counts = [self._done(job) for job in self._jobs]
+            active = [
+                f"{job.entry.path} {100 * done // max(1, job.entry.size)} %"
+                for job, done in zip(self._jobs, counts, strict=True)
+                if job.active and not job.settled
+            ]
         more = f" and {len(active) - 1} more" if len(active) > 1 else ""
-        self._on_progress(done, f"{active[0]}{more}" if active else "")
+        self._on_progress(sum(counts), f"{active[0]}{more}" if active else "")
+
+    def _done(self, job: Job) -> int:
+        if job.settled:
+            return job.entry.size
+        return job.part.spans.total if job.part is not None else 0
 
     def _check_patience(self) -> None:
         if time.monotonic() - self._last_gain > self._patience and not self._stop.is_set():

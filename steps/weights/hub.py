@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import ssl
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
     FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
@@ -39,6 +40,10 @@ from runbook.steps.weights.pacing import retry_after
 BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses that another try may not meet."""
 AGENT = "runbook"
+TIMEOUT = 10.0
+"""Seconds that the hub may be silent for when it is asked for metadata."""
+RESERVED = ".runbook-weights"
+"""Names of our own records in the destination."""
 
 
 class Busy(Exception):
@@ -60,16 +65,16 @@ class Location:
 class Hub:
     """One endpoint: the hub itself or a mirror. Safe to use from several threads."""
 
-    def __init__(self, endpoint: str, token: str | None, timeout: float = 10.0) -> None:
+    def __init__(self, endpoint: str, token: str | None, timeout: float | None = None) -> None:
         self.endpoint = endpoint.rstrip("/")
         self.token = token
-        self.timeout = timeout
+        self.timeout = timeout or TIMEOUT
         # `False` keeps the client from adding a token that it finds by itself.
         self.api = HfApi(endpoint=self.endpoint, token=token or False, library_name=AGENT)
 
     def list(self, repo: str, revision: str, files: Mapping[str, list[str]]) -> Listing:
         """Resolve the revision and list the wanted files. Raises Busy or StepFailure."""
-        with self._explained(repo):
+        with self._explained(repo), impatient(self.timeout):
             info = self.api.model_info(repo, revision=revision, timeout=self.timeout)
             commit = str(info.sha)
             if info.gated:
@@ -101,7 +106,12 @@ class Hub:
                 endpoint=self.endpoint,
                 library_name=AGENT,
             )
-        if found.size not in (None, entry.size) or found.etag not in (None, entry.digest.value):
+        if found.etag is None and found.commit_hash is None:
+            raise Busy(f"{self.endpoint} does not answer as a hub: a proxy or a login page?")
+        # A mirror's ETag may be of another kind; one of the digest's kind must be the digest.
+        comparable = re.fullmatch(rf"[0-9a-f]{{{len(entry.digest.value)}}}", found.etag or "")
+        other = comparable is not None and found.etag != entry.digest.value
+        if other or found.size not in (None, entry.size):
             raise StepFailure(
                 f"{self.endpoint} has another {entry.path} than {listing.revision[:12]} lists",
                 code="changed_upstream",
@@ -154,6 +164,13 @@ class Hub:
                 cause=_reason(error),
                 remedy=f"look at {page}; for a private one set HF_TOKEN or run `hf auth login`",
             ) from error
+        except HFValidationError as error:
+            raise StepFailure(
+                f"{repo} is no name of a repository",
+                code="invalid_repository",
+                cause=_first_line(error),
+                remedy="correct `repo` in the document",
+            ) from error
         except OfflineModeIsEnabled as error:
             raise PreconditionNotMet(
                 "the hub's client is in offline mode",
@@ -189,38 +206,36 @@ class Hub:
 
 def hubs(endpoint: str | None, mirrors: list[str], token: str | None) -> list[Hub]:
     """The endpoint, then the mirrors. Those are other people's servers: they get no token."""
-    install_client()
     first = endpoint or os.environ.get("HF_ENDPOINT") or huggingface_hub.constants.ENDPOINT
     return [Hub(first, token), *(Hub(mirror, None) for mirror in mirrors)]
 
 
-_installed = threading.Event()
+@contextmanager
+def impatient(timeout: float) -> Iterator[None]:
+    """Make huggingface_hub report a busy or silent hub at once, for the time of a listing.
 
-
-def install_client() -> None:
-    """Give huggingface_hub a client that reports a busy hub at once.
-
-    Its paged listing would sleep through up to five Retry-After of any length; how long to wait
-    is for the step's inputs to say.
+    Its paged listing sets no time limit and sleeps through up to five Retry-After of any length;
+    how long to wait is for the step's inputs to say.
     """
-    if _installed.is_set():
-        return
-    _installed.set()
-    hooks = huggingface_hub.get_session().event_hooks
+    session = huggingface_hub.get_session()
+    before = session.event_hooks
+
+    def limit(request: httpx2.Request) -> None:
+        request.extensions["timeout"] = httpx2.Timeout(timeout).as_dict()
 
     def report(response: httpx2.Response) -> None:
         if response.status_code in BUSY:
             wait = retry_after(response.headers.get("Retry-After"))
             raise Busy(f"{response.url.host} answers {response.status_code}", wait)
 
-    def client() -> httpx2.Client:
-        return httpx2.Client(
-            event_hooks={**hooks, "response": [*hooks.get("response", []), report]},
-            follow_redirects=True,
-            timeout=30,
-        )
-
-    huggingface_hub.set_client_factory(client)
+    session.event_hooks = {
+        "request": [*before.get("request", []), limit],
+        "response": [*before.get("response", []), report],
+    }
+    try:
+        yield
+    finally:
+        session.event_hooks = before
 
 
 def token(ctx: Context) -> str | None:
@@ -259,9 +274,10 @@ def wanted(path: str, files: Mapping[str, list[str]]) -> bool:
 
 def _entry(file: RepoFile) -> Entry:
     parts = PurePosixPath(file.path).parts
-    if not parts or file.path.startswith("/") or ".." in parts:
+    reserved = any(part.startswith(RESERVED) for part in parts)
+    if not parts or file.path.startswith("/") or ".." in parts or reserved:
         raise StepFailure(
-            f"the repository lists {file.path!r}, which is outside its folder",
+            f"the repository lists {file.path!r}, which cannot be written",
             code="unsafe_path",
             remedy="do not use this repository",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import deque
 from email.utils import parsedate_to_datetime
 
 FIRST_WAIT = 1.0
@@ -29,6 +30,29 @@ def retry_after(value: str | None) -> float | None:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
         return None
+
+
+class Rate:
+    """Bytes per second over the last half minute, from the bytes done at each look."""
+
+    WINDOW = 30.0
+
+    def __init__(self) -> None:
+        self._looks: deque[tuple[float, float]] = deque()
+
+    def describe(self, done: float, total: float) -> str:
+        """As `85.1 MB/s, 12 min left`; empty until there is something to say."""
+        now = time.monotonic()
+        self._looks.append((now, done))
+        while now - self._looks[0][0] > self.WINDOW:
+            self._looks.popleft()
+        began, before = self._looks[0]
+        if now - began < 1.0 or done <= before:
+            return ""
+        rate = (done - before) / (now - began)
+        left = (total - done) / rate
+        spoken = f"{left / 60:.0f} min" if left >= 120 else f"{left:.0f} s"
+        return f"{rate / 1e6:.1f} MB/s, {spoken} left"
 
 
 class Bandwidth:

@@ -21,6 +21,7 @@ from runbook.steps.weights.models import Inputs
 PIECE = 8 << 10
 SCALE = 1024
 """Test files are smaller than real ones by this factor, and so are segments and marks."""
+SILENCE = 1.0
 TUNING = Tuning(
     segment=64 << 10,
     mark=32 << 10,
@@ -94,6 +95,12 @@ class FaultyHandler(Handler):
         elif fault.kind == "whole":
             del self.headers["Range"]
             super().do_GET()
+        elif fault.kind == "silent":
+            time.sleep(SILENCE)
+            self.close_connection = True
+        elif fault.kind == "html":
+            self._send(200, {"Content-Type": "text/html", "Content-Length": "6"})
+            self.wfile.write(b"<html>")
         elif fault.kind == "length":
             self._wrong_length()
         else:

@@ -19,7 +19,7 @@ from runbook.steps.weights import wanted as wanted_of
 from runbook.steps.weights.hub import hubs
 from runbook.steps.weights.listing import Digest
 from runbook.steps.weights.stamp import Stamp
-from tests.steps.weights.hub import TUNING, Fault, TestHub, context, tree
+from tests.steps.weights.hub import SILENCE, TUNING, Fault, TestHub, context, tree
 
 LARGEST = "model-00003-of-00003.safetensors"
 
@@ -231,6 +231,26 @@ def test_mirror_that_lacks_a_file_does_not_end_the_download(hub, repository, run
     with TestHub(repository) as mirror:
         mirror.faults.always["resolve"] = Fault("404", "resolve")
         run(hub, mirrors=[mirror.url])
+    assert tree(folder) == tree(source)
+
+
+def test_silent_listing_is_asked_for_again(hub, run, folder, source, monkeypatch):
+    """huggingface_hub itself would wait for its pages without end."""
+    monkeypatch.setattr("runbook.steps.weights.hub.TIMEOUT", 0.3)
+    hub.faults.pending.extend([Fault("silent", "api")] * 2)
+    began = time.monotonic()
+    lines = run(hub)
+    assert time.monotonic() - began < 2 * SILENCE
+    assert hub.faults.happened["silent"] == 2
+    assert tree(folder) == tree(source)
+    assert sum("timed out" in line.lower() for line in lines) == 2
+
+
+@pytest.mark.parametrize("where", ["api", "resolve", "content"])
+def test_login_page_of_a_network_is_no_answer(hub, run, folder, source, where):
+    hub.faults.pending.append(Fault("html", where))
+    run(hub)
+    assert hub.faults.happened["html"] == 1
     assert tree(folder) == tree(source)
 
 

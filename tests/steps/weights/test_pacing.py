@@ -6,7 +6,7 @@ from email.utils import formatdate
 
 import pytest
 
-from runbook.steps.weights.pacing import Bandwidth, backoff, retry_after
+from runbook.steps.weights.pacing import Bandwidth, Rate, backoff, retry_after
 
 
 def test_backoff_doubles_with_jitter_up_to_the_longest_wait():
@@ -27,6 +27,17 @@ def test_retry_after(value, seconds):
 def test_retry_after_as_a_date():
     assert 8 < retry_after(formatdate(time.time() + 10, usegmt=True)) <= 10
     assert retry_after(formatdate(time.time() - 10, usegmt=True)) == 0
+
+
+def test_rate_and_time_left(monkeypatch):
+    clock = iter([0.0, 0.5, 10.0, 60.0, 70.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    rate = Rate()
+    assert rate.describe(0, 1e9) == ""
+    assert rate.describe(5e6, 1e9) == "", "too early to tell"
+    assert rate.describe(100e6, 1e9) == "10.0 MB/s, 90 s left"
+    assert rate.describe(150e6, 1e9) == "", "what was before the window does not count"
+    assert rate.describe(160e6, 1e9) == "1.0 MB/s, 14 min left"
 
 
 def test_bandwidth_is_shared_by_threads():

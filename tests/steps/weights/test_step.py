@@ -335,6 +335,7 @@ def test_login_file_is_read_and_the_undeclared_variable_is_not(tmp_path, monkeyp
     [
         ({"repo": "org/none"}, "repository_not_found"),
         ({"revision": "v9"}, "revision_not_found"),
+        ({"repo": "org/tiny--x"}, "invalid_repository"),
     ],
 )
 def test_what_does_not_exist(hub, run, values, code):

@@ -1,0 +1,254 @@
+"""The weights step against what people use: `hf download`, curl, sha256sum. One JSON line each.
+
+    python tests/benchmarks/weights.py --gib 4 [--rounds 3] [--folder DIR]
+
+All tools fetch the same repository from one local server (sendfile, loopback), each in a process
+of its own, timed from its start to its end; the rounds take turns, the medians are compared.
+`curl` proves nothing and makes nothing durable, so it is also timed with what it would take to do
+the same: sync and sha256sum. Times in seconds, rates in bytes per second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from runbook.process import Identity
+from runbook.steps.publish.repository import Repository
+
+NAME = "runbook/benchmark"
+FILES = 4
+HF = Path(sys.executable).with_name("hf")
+
+
+class Bench:
+    def __init__(self, folder: Path, gib: float) -> None:
+        self.folder = folder
+        self.source = folder / "source"
+        self.target = folder / "target"
+        self.size = int(gib * 2**30) // FILES
+        self.total = 0
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("HF_", "RUNBOOK_"))},
+            "HF_HOME": str(folder / "hf"),
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+
+    def prepare(self) -> None:
+        """Random tensors, the manifest, the server."""
+        self.source.mkdir(parents=True)
+        for n in range(FILES):
+            header = {"t": {"dtype": "U8", "shape": [self.size], "data_offsets": [0, self.size]}}
+            raw = json.dumps(header).encode()
+            with (self.source / f"model-{n + 1:05}-of-{FILES:05}.safetensors").open("wb") as file:
+                file.write(struct.pack("<Q", len(raw)) + raw)
+                left = self.size
+                while left:
+                    left -= file.write(os.urandom(min(left, 16 << 20)))
+        repository = Repository.of(self.source, NAME)
+        self.total = sum(f.size for f in repository.files)
+        self.names = [f.path for f in repository.files]
+        manifest, state = self.folder / "manifest.json", self.folder / "server.json"
+        manifest.write_text(json.dumps(repository.dump()))
+        argv = [sys.executable, "-m", "runbook.steps.publish.server"]
+        argv += ["--manifest", str(manifest), "--state", str(state)]
+        self.log = (self.folder / "server.log").open("w")
+        self.server = subprocess.Popen(argv, stderr=self.log)
+        while not state.exists():
+            time.sleep(0.05)
+        told = json.loads(state.read_text())
+        self.endpoint = f"http://127.0.0.1:{told['port']}"
+        self.process = Identity.load(told["process"])
+
+    def close(self) -> None:
+        self.server.kill()
+        self.server.wait()
+        self.log.close()
+
+    # What is compared
+
+    def ours(self) -> list[str]:
+        code = (
+            "import sys, json; from pathlib import Path\n"
+            "from runbook.context import StepContext, namespace\n"
+            "from runbook.steps.weights import Weights\n"
+            "inputs = Weights.Inputs(repo=sys.argv[1], endpoint=sys.argv[2], link='none',\n"
+            "                        destination=sys.argv[3]).model_dump(mode='json')\n"
+            "Weights().apply(StepContext('weights', namespace(inputs), Path('/nonexistent')))\n"
+        )
+        return [sys.executable, "-c", code, NAME, self.endpoint, str(self.target)]
+
+    def hf(self) -> list[str]:
+        return [str(HF), "download", NAME, "--local-dir", str(self.target), "--quiet"]
+
+    def curl(self) -> list[str]:
+        argv = ["curl", "-sfL"]
+        for name in self.names:
+            url = f"{self.endpoint}/{NAME}/resolve/main/{name}"
+            argv += ["--create-dirs", "-o", str(self.target / name), url]
+        return argv
+
+    def curl_and_prove(self) -> list[str]:
+        script = '"$@" && sync -f "$0" && cd "$0" && sha256sum * > /dev/null'
+        return ["sh", "-c", script, str(self.target), *self.curl()]
+
+    def start(self, argv: list[str]) -> subprocess.Popen[bytes]:
+        environment = {**self.environment, "HF_ENDPOINT": self.endpoint}
+        return subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL)
+
+    def timed(self, argv: list[str]) -> float:
+        began = time.perf_counter()
+        process = self.start(argv)
+        if process.wait():
+            sys.exit(f"{argv[0]} failed")
+        return time.perf_counter() - began
+
+    def clean(self) -> None:
+        shutil.rmtree(self.target, ignore_errors=True)
+        shutil.rmtree(self.folder / "hf", ignore_errors=True)
+        os.sync()
+
+    def on_disk(self) -> int:
+        """Bytes that were written under the target, finished or not."""
+        return sum(path.stat().st_blocks * 512 for path in self.target.rglob("*") if path.is_file())
+
+    def killed_at_half(self, argv: list[str]) -> tuple[float, float]:
+        """Seconds until the kill, and of the run after it."""
+        self.clean()
+        began = time.perf_counter()
+        process = self.start(argv)
+        while process.poll() is None and self.on_disk() < self.total / 2:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        return time.perf_counter() - began, self.timed(argv)
+
+
+def say(**fields: object) -> None:
+    print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in fields.items()}),
+          flush=True)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--gib", type=float, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, default=None)
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="weights-", dir=options.folder))
+    bench = Bench(folder, options.gib)
+    try:
+        bench.prepare()
+        transfers(bench, options.rounds)
+        kills(bench, options.rounds)
+        verification(bench, options.rounds)
+    finally:
+        bench.close()
+        shutil.rmtree(folder)
+
+
+def transfers(bench: Bench, rounds: int) -> None:
+    tools: dict[str, Callable[[], list[str]]] = {
+        "runbook": bench.ours,
+        "curl": bench.curl,
+        "curl, sync, sha256sum": bench.curl_and_prove,
+        "hf download": bench.hf,
+    }
+    times: dict[str, list[float]] = {name: [] for name in tools}
+    for _ in range(rounds):
+        for name, argv in tools.items():
+            bench.clean()
+            times[name].append(bench.timed(argv()))
+    median = {name: statistics.median(values) for name, values in times.items()}
+    for name, values in times.items():
+        say(
+            benchmark="throughput",
+            tool=name,
+            bytes=bench.total,
+            seconds=[round(v, 3) for v in values],
+            rate=bench.total / median[name],
+            runbook_over_this=median[name] / median["runbook"],
+        )
+
+
+def kills(bench: Bench, rounds: int) -> None:
+    for name, argv in (("runbook", bench.ours()), ("hf download", bench.hf())):
+        lost = []
+        for _ in range(rounds):
+            bench.clean()
+            whole = bench.timed(argv)
+            before, after = bench.killed_at_half(argv)
+            lost.append((before + after - whole) / whole)
+        say(
+            benchmark="killed at 50 %",
+            tool=name,
+            lost_share_of_a_whole_run=[round(v, 3) for v in lost],
+            median=statistics.median(lost),
+        )
+
+
+def verification(bench: Bench, rounds: int) -> None:
+    """The deep check against sha256sum on one core, and one sha256sum per core."""
+    bench.clean()
+    bench.timed(bench.ours())
+    deep = bench.ours()
+    deep[2] = deep[2].replace(
+        "Weights().apply(StepContext('weights', namespace(inputs), Path('/nonexistent')))",
+        "ctx = StepContext('weights', namespace(inputs), Path('/nonexistent'), deep=True)\n"
+        "assert Weights().check(ctx).ok",
+    )
+    files = [str(bench.target / name) for name in bench.names]
+    cores = os.cpu_count() or 1
+    tools = {
+        "runbook check --deep": deep,
+        "sha256sum": ["sha256sum", *files],
+        "sha256sum, one per core": ["sh", "-c",
+            f'printf "%s\\0" "$@" | xargs -0 -n1 -P{cores} sha256sum', "-", *files],
+    }  # fmt: skip
+    times: dict[str, list[float]] = {name: [] for name in tools}
+    for _ in range(rounds):
+        for name, argv in tools.items():
+            times[name].append(bench.timed(argv))
+    median = {name: statistics.median(values) for name, values in times.items()}
+    single = hashlib_rate(bench)
+    for name, values in times.items():
+        say(
+            benchmark="verify",
+            tool=name,
+            seconds=[round(v, 3) for v in values],
+            rate=bench.total / median[name],
+            runbook_over_this=median[name] / median["runbook check --deep"],
+            share_of_cores_times_one_core=bench.total / median[name] / (cores * single),
+        )
+
+
+def hashlib_rate(bench: Bench) -> float:
+    """Bytes per second of one core over files in the page cache, the interpreter running."""
+    from runbook.steps.weights.digests import digest_of
+    from runbook.steps.weights.listing import Digest, Entry
+
+    path = bench.target / bench.names[0]
+    size = path.stat().st_size
+    entry = Entry(path.name, size, Digest("sha256", ""))
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        digest_of(path, entry)
+        times.append(time.perf_counter() - began)
+    return size / min(times)
+
+
+if __name__ == "__main__":
+    main()

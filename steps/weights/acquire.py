@@ -150,7 +150,7 @@ def _reuse(ctx: Context, folder: Path, stamp: Stamp, missing: list[Entry]) -> li
         path = folder / entry.path
         if path.is_file() and path.stat().st_size == entry.size:
             found[path] = entry
-        elif ctx.inputs.link != "none" and (copy := cache.cached(ctx.inputs.repo, entry)):
+        elif copy := cache.cached(ctx.inputs.repo, entry, folder, ctx.inputs.link):
             found[copy] = entry
             linked.add(entry.path)
     left = {entry.path: entry for entry in missing}

@@ -24,14 +24,23 @@ def hub_cache() -> Path:
     return Path(home).expanduser() / "hub"
 
 
-def cached(repo: str, entry: Entry) -> Path | None:
-    """The cache's copy of a file, by size; blobs are named by their digest in every revision."""
-    folder = hub_cache() / f"models--{repo.replace('/', '--')}" / "blobs"
-    path = folder / entry.digest.value
+def cached(repo: str, entry: Entry, folder: Path, how: str) -> Path | None:
+    """The cache's copy of a file, by size, if it can be had in `folder` without copying it.
+
+    Blobs are named by their digest, whatever the revision. Hard links and reflinks do not leave
+    a file system.
+    """
+    if how == "none":
+        return None
+    path = hub_cache() / f"models--{repo.replace('/', '--')}" / "blobs" / entry.digest.value
     try:
-        return path.resolve() if path.stat().st_size == entry.size else None
+        found = path.stat()
     except OSError:
         return None
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    if found.st_size != entry.size or (how != "symlink" and found.st_dev != existing.stat().st_dev):
+        return None
+    return path.resolve()
 
 
 def reuse(source: Path, target: Path, how: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from runbook.files import read_json, sync_folder, write_json
@@ -64,7 +65,8 @@ class Part:
         self.validators = dict(data["validators"])
         self.passes = data["passes"]
         if self._hasher is not None and data.get("state"):
-            self._hasher = digests.restore(self.entry, data["hashed"], data["state"])
+            with suppress(ValueError):  # a state of another version: the digest starts again
+                self._hasher = digests.restore(self.entry, data["hashed"], data["state"])
         return True
 
     def write(self, offset: int, data: bytes) -> None:

@@ -55,8 +55,7 @@ def estimate(
         for entry in listing.entries
         if (record := records.get(entry.path)) is None or not record.holds(folder / entry.path)
     ]
-    if ctx.inputs.link != "none":
-        missing = [e for e in missing if cache.cached(ctx.inputs.repo, e) is None]
+    missing = [e for e in missing if not cache.cached(ctx.inputs.repo, e, folder, ctx.inputs.link)]
     size = needed(folder, missing)
     if reason := shortage(folder, size):
         reasons.append(reason)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -219,6 +222,18 @@ def test_cached_file_is_linked_and_not_fetched(hub, run, folder, source, cache, 
 def test_cache_is_part_of_the_plan(hub, workspace, cache):
     assert Weights().check(context(workspace, hub)).work.bytes == 0
     assert Weights().check(context(workspace, hub, link="none")).work.bytes > 0
+
+
+def test_cache_on_another_file_system_is_not_counted_on(hub, workspace, cache, monkeypatch):
+    """Neither a hard link nor a reflink leaves its file system; a symlink does."""
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == workspace.parent.stat().st_dev:
+        pytest.skip("no second file system")
+    with tempfile.TemporaryDirectory(dir=other) as elsewhere:
+        moved = shutil.copytree(cache, Path(elsewhere) / "cache", symlinks=True)
+        monkeypatch.setenv("HF_HUB_CACHE", str(moved))
+        assert Weights().check(context(workspace, hub)).work.bytes > 0
+        assert Weights().check(context(workspace, hub, link="symlink")).work.bytes == 0
 
 
 def test_link_that_the_file_system_refuses_is_a_download(hub, run, folder, source, cache):

@@ -1,4 +1,4 @@
-"""Write the locks of this folder again: `python -m runbook.env.relock [wheels] [conda]`, by default both.
+"""Write the locks of this folder again: `python -m runbook.env.relock [wheels] [conda]`.
 
 `wheels` resolves the `*.in` files with pip, as the user's pip is configured, and writes for each
 a requirements file with one SHA-256 and the size of each wheel, and no host name.

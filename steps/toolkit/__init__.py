@@ -76,7 +76,8 @@ class Toolkit:
                 if entry.name != stamp.NAME:
                     remove(entry)
             remove(prefix)
-        remove(prefix.with_name(f"{prefix.name}.partial"))
+        for leftover in provider_of(ctx).leftovers():
+            remove(leftover)
 
     def _quick(self, ctx: Context, prefix: Path, made: Mapping[str, Any] | None) -> Reason | None:
         """Why the toolkit is not as wanted, by a few stat calls; None if it is."""

@@ -10,14 +10,14 @@ from types import SimpleNamespace
 
 from runbook.files import read_json, write_json
 from runbook.protocol import Context, StepFailure, Work
-from runbook.steps.toolkit import conda_meta, host_compiler, tether
+from runbook.steps.toolkit import conda_meta, cxx_runtime, host_compiler, tether
 from runbook.steps.toolkit.conda_lock import CondaPackage, read_lock
 from runbook.steps.toolkit.host_compiler import HostCompiler
 from runbook.steps.toolkit.provider import Toolchain
 from runbook.steps.toolkit.symptoms import DISK_FULL, Symptom, diagnose
 
 UNPACKED_RATIO = 3.0  # of the archives' size: CUDA's libraries compress to about a third
-DOWNLOAD_BYTES_PER_SECOND = 50e6
+DOWNLOAD_BYTES_PER_SECOND = 50e6  # assumed, for plans
 # The first words of the lines in which `conda_install` speaks.
 PROGRESS, VERDICT = "progress", "verdict"
 TRIPLET = "x86_64-conda-linux-gnu"
@@ -93,6 +93,9 @@ class Conda:
         self.channel_alias: str | None = inputs.channel_alias
         self.cache = cache / "conda"
         self.staging = prefix.with_name(f"{prefix.name}.partial")
+
+    def leftovers(self) -> list[Path]:
+        return [self.staging]
 
     def packages(self) -> list[CondaPackage]:
         return read_lock(self.lock, self.channel_alias)
@@ -220,6 +223,7 @@ def toolchain(prefix: Path) -> Toolchain:
         )
     include = prefix / TARGET / "include"
     flags = f"-I{include} -I{include / 'cccl'}"
+    runtime = cxx_runtime.search_path(prefix)
     return Toolchain(
         prefix,
         HostCompiler(cc, cxx, version),
@@ -238,6 +242,7 @@ def toolchain(prefix: Path) -> Toolchain:
             "LIBRARY_PATH": f"{prefix / 'lib'}:{prefix / TARGET / 'lib' / 'stubs'}",
             "TRITON_PTXAS_PATH": str(tools / "ptxas"),
             "TRITON_PTXAS_BLACKWELL_PATH": str(tools / "ptxas"),
+            **({"LD_LIBRARY_PATH": runtime} if runtime else {}),
         },
         [tools],
     )

@@ -32,6 +32,11 @@ class Provider(Protocol):
         """What a whole installation costs, as far as the lock tells."""
         ...
 
+    def leftovers(self) -> list[Path]:
+        """Where a killed installation may have left files that are of no use once the toolkit
+        is removed."""
+        ...
+
     def damage(self) -> list[str]:
         """Files below the prefix that are not as the lock's packages made them, by reading all
         of them: at most one for each package."""

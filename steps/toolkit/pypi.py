@@ -16,7 +16,7 @@ from runbook.steps.toolkit.provider import Toolchain
 from runbook.steps.toolkit.wheels import Wheel, WheelCache, read_requirements
 
 UNPACKED_RATIO = 2.8  # measured: the 0.1 GB of `compiler` unpack to 0.27 GB
-DOWNLOAD_BYTES_PER_SECOND = 50e6
+DOWNLOAD_BYTES_PER_SECOND = 50e6  # assumed, for plans
 
 
 class Pypi:
@@ -31,6 +31,9 @@ class Pypi:
         owner = hashlib.sha256(os.fsencode(prefix)).hexdigest()[:16]
         self.downloads = cache / "wheels" / f"partial-{owner}"
         self.staging = prefix.with_name(f"{prefix.name}.partial")
+
+    def leftovers(self) -> list[Path]:
+        return [self.staging, self.downloads]
 
     def work(self) -> Work:
         size = sum(wheel.bytes for wheel in read_requirements(self.lock))

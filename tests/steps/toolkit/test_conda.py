@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,7 @@ import pytest
 
 from runbook.protocol import StepFailure
 from tests.steps.toolkit.channel import Package
-from tests.steps.toolkit.conftest import CondaBench, fake_nvcc
-
-GIVES = ("code", "retryable")
+from tests.steps.toolkit.conftest import CondaBench, enlarge, fake_nvcc
 
 
 def test_installs_what_the_lock_names(conda: CondaBench) -> None:
@@ -250,23 +249,6 @@ def test_undo_removes_the_toolkit_and_nothing_else(conda: CondaBench) -> None:
     assert [path.name for path in conda.workspace.iterdir()] == ["model"]
 
 
-def can_mount() -> bool:
-    return os.geteuid() == 0 and shutil.which("mount") is not None
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Any:
-    if not can_mount():
-        pytest.skip("needs the right to mount a small file system")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("needs the right to mount a small file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 @pytest.mark.parametrize("place", ["cache", "workspace"])
 def test_a_full_disk_is_named_and_the_next_run_goes_on(
     conda: CondaBench, small_disk: Path, place: str
@@ -277,6 +259,29 @@ def test_a_full_disk_is_named_and_the_next_run_goes_on(
     assert failure.value.code == "disk_full", failure.value.cause
     assert not conda.check().ok
 
-    subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
+    enlarge(small_disk)
     conda.apply()
     assert conda.check(deep=True).ok
+
+
+def test_the_quick_check_is_quick_and_light(conda: CondaBench) -> None:
+    conda.apply()
+    inputs = vars(conda.context().inputs)
+    program = f"""
+import sys, time
+from pathlib import Path
+from runbook.context import console
+from runbook.steps.toolkit import Toolkit
+ctx = console("toolkit", Path({str(conda.workspace)!r}), {inputs!r})
+times = []
+for _ in range(5):
+    start = time.perf_counter()
+    assert Toolkit().check(ctx).ok
+    times.append(time.perf_counter() - start)
+print(min(times), *sys.modules)
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert float(answer[0]) < 0.005
+    assert not {"pydantic", "yaml", "rattler", "httpx", "tempfile", "zipfile"} & set(answer[1:])

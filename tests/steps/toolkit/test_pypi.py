@@ -15,7 +15,7 @@ import pytest
 from runbook.protocol import PreconditionNotMet, StepFailure
 from runbook.steps.toolkit import Toolkit, provider_of, stamp
 from runbook.steps.toolkit.provider import Toolchain
-from tests.steps.toolkit.conftest import Bench
+from tests.steps.toolkit.conftest import Bench, enlarge
 from tests.steps.toolkit.wheelhouse import CONTENTS, pin, write_wheel
 
 
@@ -176,6 +176,22 @@ def test_an_index_that_cannot_be_reached_is_named(pypi: PypiBench) -> None:
     with pytest.raises(StepFailure) as failure:
         pypi.install()
     assert (failure.value.code, failure.value.retryable) == ("index_unreachable", True)
+
+
+@pytest.mark.parametrize("place", ["cache", "workspace"])
+def test_a_full_disk_is_named_and_the_next_run_goes_on(
+    pypi: PypiBench, small_disk: Path, place: str
+) -> None:
+    (pypi.root / place).symlink_to(small_disk)
+    (small_disk / "ballast").write_bytes(bytes(700_000))
+    with pytest.raises(StepFailure) as failure:
+        pypi.apply()
+    assert failure.value.code == "disk_full", failure.value.cause
+    assert not pypi.check().ok
+
+    enlarge(small_disk)
+    pypi.install()
+    assert pypi.damage() == []
 
 
 def test_another_lock_removes_what_it_does_not_name(pypi: PypiBench) -> None:

@@ -1,44 +1,58 @@
-# Everything a newcomer needs: Python 3.11+, make and gcc.
+# Needs Python 3.11+, make and gcc; everything else is installed here, in .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TREE := build/typecheck/runbook
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-header --no-annotate --extra build
 
 .PHONY: rehearse test fast e2e lint schema lock clean
 
-$(VENV)/.ready: pyproject.toml env/requirements.txt env/requirements-dev.txt
+# Compiled by hand: an editable install is not, and starting the program would pay for it.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+COMPILE = $(BIN)/python -m compileall -q runbook steps templates env
+
+$(VENV)/.ready: pyproject.toml setup.py env/requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name one: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps \
-	  -r env/requirements.txt -r env/requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(INSTALL) --require-hashes --no-deps -r env/requirements.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	$(COMPILE)
 	touch $@
 
+$(VENV)/.dev: $(VENV)/.ready env/requirements-dev.txt
+	$(INSTALL) --require-hashes --no-deps -r env/requirements-dev.txt
+	touch $@
+
+# The whole way on a machine without a GPU: a served and smoke-tested model on 127.0.0.1.
 rehearse: $(VENV)/.ready
-	$(BIN)/runbook run rehearsal
+	@$(BIN)/runbook run rehearsal
 
 test: fast e2e
 
-fast: $(VENV)/.ready
+fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not e2e"
 
-e2e: $(VENV)/.ready
+e2e: $(VENV)/.dev
 	$(BIN)/python -m pytest -m e2e
 
 # mypy knows no package that is put together from several folders: show it one.
-lint: $(VENV)/.ready
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf $(TREE) && mkdir -p $(TREE)
 	ln -s $(CURDIR)/runbook/* $(TREE)/
-	ln -s $(CURDIR)/steps $(TREE)/steps
-	ln -s $(CURDIR)/templates $(TREE)/templates
-	ln -s $(CURDIR)/env $(TREE)/env
+	for name in steps templates env; do ln -s $(CURDIR)/$$name $(TREE)/$$name; done
 	cd build/typecheck && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p runbook
 
 schema: $(VENV)/.ready
 	$(BIN)/python -m runbook.document.schema > runbook/schemas/runbook.schema.json
+	$(BIN)/python -m runbook.answers
 
-lock: $(VENV)/.ready
+# Needs the package index, and for the CUDA toolkit a conda channel.
+lock: $(VENV)/.dev
+	$(BIN)/$(LOCK) pyproject.toml -o env/requirements.txt
+	$(BIN)/$(LOCK) --extra dev pyproject.toml -o env/requirements-dev.txt
 	$(BIN)/python -m runbook.env.relock
 
 clean:

@@ -69,6 +69,7 @@ class Executor:
         self.run: Path | None = None
         self.stopped_by = 0
         self.steps: dict[str, dict[str, Any]] = {}
+        workspace.read_index(len(book["steps"]))
         self._by_id = {step["id"]: step for step in book["steps"]}
         self._pending = self._considered()
         self._running: dict[int, Attempt] = {}
@@ -112,6 +113,7 @@ class Executor:
             self._write_rendered()
             self.journal.append("run.finished", exit_code=code, ok=code == DONE, error=self.error())
         self.journal.close()
+        self.workspace.write_index(list(self._by_id))
         return code
 
     def _loop(self) -> None:

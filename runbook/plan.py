@@ -17,6 +17,7 @@ def plan(
     book: Mapping[str, Any], workspace: Workspace, selection: Selection, deep: bool
 ) -> dict[str, Any]:
     """What a run would do, without doing it; `later` where that depends on what runs before."""
+    workspace.read_index(len(book["steps"]))
     evaluator = Evaluator(book, workspace, deep)
     latest = workspace.latest()
     history = RunRecord(latest).steps if latest is not None else {}

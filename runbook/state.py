@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from runbook.process import Identity
 from runbook.redact import Redactor
 
 SCHEMA = "runbook/1"
+# From how many steps on one file with all checkpoints pays.
+MANY_STEPS = 100
 # A probe of the lock holds it for microseconds; a run that meets one tries again for this long.
 LOCK_PATIENCE = 0.3
 
@@ -28,6 +31,8 @@ class Workspace:
         self.lock_file = self.state / "lock"
         self.checkpoints = self.state / "checkpoints"
         self.runs = self.state / "runs"
+        self._index: dict[str, Any] | None = None
+        self._index_file = self.state / "checkpoints.index.json"
         self._checkpoints = str(self.checkpoints)  # joining paths is slow, for thousands of steps
 
     def create(self) -> None:
@@ -47,16 +52,44 @@ class Workspace:
 
     def checkpoint(self, step: str) -> dict[str, Any] | None:
         """The record of a step's last verified success; None if it never had one, or lost it."""
-        record = read_json(f"{self._checkpoints}/{step}.json")
+        if self._index is not None:
+            record = self._index.get(step)
+        else:
+            record = read_json(f"{self._checkpoints}/{step}.json")
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             return None
         return record
 
+    def read_index(self, steps: int) -> None:
+        """Take all checkpoints from one file if it is as new as their folder: opening thousands
+        of files is the larger part of a run that does nothing. The files are what counts."""
+        if steps < MANY_STEPS:
+            return
+        index = read_json(self._index_file)
+        if isinstance(index, dict) and index.get("folder") == self._folder_time():
+            self._index = index["records"]
+
+    def write_index(self, steps: Sequence[str]) -> None:
+        if self._index is None and len(steps) >= MANY_STEPS:
+            folder = self._folder_time()
+            records = {step: record for step in steps if (record := self.checkpoint(step))}
+            text = json.dumps({"folder": folder, "records": records}, ensure_ascii=False)
+            write_atomic(self._index_file, text.encode())
+
+    def _folder_time(self) -> int | None:
+        """When a checkpoint was last written or removed, in nanoseconds."""
+        try:
+            return os.stat(self._checkpoints).st_mtime_ns
+        except FileNotFoundError:
+            return None
+
     def write_checkpoint(self, step: str, record: dict[str, Any], redactor: Redactor) -> None:
+        self._index = None
         text = json.dumps({"schema": SCHEMA, "step": step, **record}, ensure_ascii=False, indent=1)
         write_atomic(self.checkpoints / f"{step}.json", (redactor.text(text) + "\n").encode())
 
     def remove_checkpoint(self, step: str) -> None:
+        self._index = None
         (self.checkpoints / f"{step}.json").unlink(missing_ok=True)
         sync_folder(self.checkpoints)
 

@@ -12,6 +12,7 @@ from runbook.state import Workspace
 
 def status(book: Mapping[str, Any], workspace: Workspace) -> dict[str, Any]:
     """What is recorded of each step, and whether it is going on now. Asks no step's check."""
+    workspace.read_index(len(book["steps"]))
     run = latest_run(workspace)
     state = run_state(workspace, run)
     entries = [_status_entry(step, workspace, run, state) for step in book["steps"]]

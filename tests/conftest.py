@@ -53,7 +53,14 @@ class Cli:
             book = []
         return [sys.executable, "-m", "runbook", verb, *book, *arguments]
 
-    def run(self, verb: str, *arguments: str, code: int | None = 0, **environment: str):
+    def run(
+        self,
+        verb: str,
+        *arguments: str,
+        code: int | None = 0,
+        timeout: float = 120,
+        **environment: str,
+    ):
         """The finished process; `code` is what its exit code must be (None: any)."""
         process = subprocess.run(
             self.argv(verb, *arguments),
@@ -61,7 +68,7 @@ class Cli:
             cwd=self.home,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout,
         )
         if code is not None:
             assert process.returncode == code, (process.stdout, process.stderr)

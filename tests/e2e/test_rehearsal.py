@@ -1,0 +1,109 @@
+"""From bare machine to served and smoke-tested model, and what may happen on the way."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+
+import pytest
+
+from runbook.process import session_members
+from tests.conftest import kill
+
+pytestmark = pytest.mark.e2e
+
+STEPS = ["preflight", "toolkit", "build", "publish", "weights", "mtp", "serve", "smoke"]
+ANSWER = "The rehearsal model says pong: one two three four five six seven eight nine ten."
+# Of the random kills; 50 take about ten minutes on two cores.
+KILLS = int(os.environ.get("RUNBOOK_TEST_KILLS", "8"))
+
+
+def decisions(answer) -> dict[str, str]:
+    return {step["id"]: step["decision"] for step in answer["steps"]}
+
+
+def test_random_kills_then_one_run(rehearsal):
+    """`kill -9` of supervisor, worker or both at random moments: `run` always goes on, and what
+    has finished is not repeated."""
+    chance = random.Random(7)
+    for number in range(KILLS):
+        process = rehearsal.start("run", "--json")
+        time.sleep(chance.uniform(0.3, 12))
+        try:
+            started = rehearsal.events("attempt.started")
+        except (FileNotFoundError, ValueError):
+            started = []
+        victim = ("supervisor", "worker", "both")[number % 3]
+        if victim != "worker":
+            process.kill()
+        if victim != "supervisor":
+            for event in started:
+                if session_members(event["process"]["pid"]):
+                    kill(event["process"]["pid"])
+        process.communicate()
+        rehearsal.json("wait", code=None)
+    answer = rehearsal.json("run")
+    assert set(decisions(answer)) == set(STEPS)
+    finished: set[str] = set()
+    for event in rehearsal.events(run="*"):
+        if event["type"] == "attempt.started":
+            assert event["step"] not in finished, f"{event['step']} was done already"
+        # What a killed supervisor could not record is adopted by the next run.
+        if event["type"] in ("attempt.succeeded", "step.satisfied"):
+            finished.add(event["step"])
+    assert finished == set(STEPS)
+
+
+def test_a_second_run_does_nothing_and_the_model_answers(rehearsal):
+    answer = rehearsal.json("run")
+    assert set(decisions(answer).values()) == {"skip"}
+    assert answer["run"] is None
+    assert answer["endpoint"] == f"http://127.0.0.1:{rehearsal.port}/v1"
+    assert rehearsal.json("status")["endpoint"] == answer["endpoint"]
+    assert rehearsal.ask("ping") == ANSWER
+    smoke = answer["outputs"]["smoke"]
+    assert (smoke["drafted"], smoke["accepted"]) == (10, 7)
+    assert smoke["decode_tokens_per_second"] > 0
+
+
+def test_only_smoke_asks_the_running_server(rehearsal):
+    before = rehearsal.service("serve")
+    answer = rehearsal.json("run", "--only", "smoke")
+    assert [e["step"] for e in rehearsal.events("attempt.started")] == ["smoke"]
+    assert decisions(answer)["smoke"] == "run"
+    assert rehearsal.service("serve") == before
+
+
+def test_from_build_repeats_the_build_and_nothing_that_did_not_change(rehearsal):
+    answer = rehearsal.json("run", "--from", "build")
+    assert [e["step"] for e in rehearsal.events("attempt.started")] == ["build"]
+    assert {name for name, verb in decisions(answer).items() if verb == "run"} == {"build"}
+
+
+def test_until_weights_stops_there(rehearsal):
+    answer = rehearsal.json("run", "--until", "weights")
+    assert list(decisions(answer)) == STEPS[: STEPS.index("weights") + 1]
+
+
+def test_a_dead_server_is_seen_and_started_again(rehearsal):
+    kill(rehearsal.service("serve").pid)
+    kill(rehearsal.service("publish").pid)
+    time.sleep(1)
+    states = {step["id"]: step["state"] for step in rehearsal.json("status")["steps"]}
+    assert (states["serve"], states["publish"]) == ("stopped", "stopped")
+    rehearsal.json("plan", "--exit-code", code=4)
+    rehearsal.json("run")
+    ran = [e["step"] for e in rehearsal.events("attempt.started")]
+    assert sorted(ran) == ["publish", "serve", "smoke"]
+    assert rehearsal.ask("ping") == ANSWER
+
+
+def test_destroy_leaves_nothing_running(rehearsal):
+    services = [rehearsal.service("serve"), rehearsal.service("publish")]
+    planned = rehearsal.json("destroy", code=5)
+    assert [step["id"] for step in planned["steps"]] == STEPS[::-1]
+    rehearsal.json("destroy", "--yes")
+    assert not any(service.alive() for service in services)
+    assert {step["state"] for step in rehearsal.json("status")["steps"]} == {"never_ran"}
+    assert sorted(p.name for p in rehearsal.workspace.iterdir() if p.name[0] != ".") == []

@@ -26,6 +26,14 @@ NVIDIA_TRACES = (
 )
 """Any of these means that asking NVML is worth its import; none means that there is no driver."""
 
+CGROUP = Path("/sys/fs/cgroup")
+CGROUP_MEMORY = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Of control groups version 2 and 1: files of the limit and of the use, and the entry of
+memory.stat beside them that counts page cache which the kernel gives up first."""
+
 ISA_LEVELS = (
     ("amx", ("amx_tile", "amx_bf16", "avx512_bf16")),
     ("avx512_bf16", ("avx512f", "avx512bw", "avx512_bf16")),
@@ -98,14 +106,20 @@ def memory() -> Fact:
 
 
 def _cgroup_memory() -> tuple[int | None, int]:
-    """Limit and use of memory of the mounted control group (version 2), in bytes."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        used = int((group / "memory.current").read_text())
-    except (OSError, ValueError):
-        return None, 0  # the root group, version 1, or no control groups: no bound known
-    return (None if limit == "max" else int(limit)), used
+    """Limit and use of memory of the control group, in bytes; a container sees its own group at
+    the root. Cache that the kernel gives up first is not counted as used, as container tools do
+    it; in version 1 `no limit` is a number beyond all memory."""
+    for limit_name, used_name, cache_key in CGROUP_MEMORY:
+        limit_file = CGROUP / limit_name
+        try:
+            limit = limit_file.read_text().strip()
+            used = int((CGROUP / used_name).read_text())
+            statistics = (limit_file.parent / "memory.stat").read_text().split()
+        except OSError:
+            continue
+        cache = dict(zip(statistics[::2], statistics[1::2], strict=False)).get(cache_key, "0")
+        return (None if limit == "max" else int(limit)), max(0, used - int(cache))
+    return None, 0
 
 
 def nvidia_driver_present() -> bool:

@@ -80,13 +80,16 @@ def _needs_gpu(machine: Machine, inputs: SimpleNamespace) -> bool:
 
 
 def _precondition(unmet: list[Reason], without_gpu: bool) -> PreconditionNotMet:
-    single = unmet[0] if len(unmet) == 1 else None
-    remedies = [f"{reason.code}: {reason.remedy}" for reason in unmet]
+    if len(unmet) == 1:
+        message, code, remedy = unmet[0].message, unmet[0].code, unmet[0].remedy
+    else:
+        message, code = f"{len(unmet)} preconditions are not met", "preconditions_not_met"
+        remedy = "\n".join(f"{reason.code}: {reason.remedy}" for reason in unmet)
     return PreconditionNotMet(
-        single.message if single else f"{len(unmet)} preconditions are not met",
-        code=single.code if single else "preconditions_not_met",
+        message,
+        code=code,
         cause="\n".join(reason.message for reason in unmet),
-        remedy=REHEARSE if without_gpu else "\n".join(remedies),
+        remedy=REHEARSE if without_gpu else remedy,
         reasons=unmet,
     )
 
@@ -118,14 +121,17 @@ def environment(machine: Machine, inputs: SimpleNamespace) -> dict[str, str]:
         ):
             env["NCCL_P2P_DISABLE"] = "1"
     if inputs.cpu_ranks:
-        env["VLLM_CPU_OMP_THREADS_BIND"] = bind(machine.cores, machine.threads, inputs.cpu_ranks)
+        shares = share(machine.cores, machine.threads, inputs.cpu_ranks, inputs.cores_per_rank)
+        env["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(",".join(map(str, own)) for own in shares)
+        env["OMP_NUM_THREADS"] = str(len(shares[0]))
     return env
 
 
-def bind(cores: list[int], threads: list[int], ranks: int) -> str:
-    """Processors for each of vLLM's CPU workers, as `0,1|2,3`. By itself vLLM refuses several
-    workers on one NUMA node. Hardware threads are shared out only where cores do not suffice."""
+def share(cores: list[int], threads: list[int], ranks: int, most: int | None) -> list[list[int]]:
+    """The processors of each of vLLM's CPU workers, as many for each, `most` at most. By itself
+    vLLM refuses several workers on one NUMA node. Hardware threads are shared out only where
+    cores do not suffice."""
     numbers = cores if len(cores) >= ranks else threads
     size = max(1, len(numbers) // ranks)
-    shares = [numbers[(rank * size) % len(numbers) :][:size] for rank in range(ranks)]
-    return "|".join(",".join(map(str, share)) for share in shares)
+    size = min(size, most or size)
+    return [numbers[(rank * size) % len(numbers) :][:size] for rank in range(ranks)]

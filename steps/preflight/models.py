@@ -61,6 +61,12 @@ class Inputs(Strict):
     cpu_ranks: int | None = Field(
         None, ge=1, description="CPU workers among which the cores are divided (`env`)."
     )
+    cores_per_rank: int | None = Field(
+        None,
+        ge=1,
+        description="Cores for each of them at most; all there are if null. A tiny "
+        "model is served best by one: more wait for each other, long on a busy machine.",
+    )
     host: str = Field("127.0.0.1", description="Address the server will listen on.")
     port: int | None = Field(
         None, ge=1, le=65535, description="A port that must be free, or our own server's."

@@ -61,9 +61,31 @@ def test_memory_is_that_of_the_machine():
     assert memory["total"] <= pages
 
 
-def test_memory_is_bounded_by_the_control_group(monkeypatch):
-    monkeypatch.setattr(facts, "_cgroup_memory", lambda: (1 * GIB, GIB // 4))
-    assert facts.memory() == {"total": GIB, "available": GIB - GIB // 4}
+@pytest.mark.parametrize(
+    ("version", "limit", "expected"),
+    [
+        (2, str(4 * GIB), {"total": 4 * GIB, "available": 2 * GIB}),
+        (2, "max", {"total": 8 * GIB, "available": 5 * GIB}),
+        (1, str(4 * GIB), {"total": 4 * GIB, "available": 2 * GIB}),
+        (1, "9223372036854771712", {"total": 8 * GIB, "available": 5 * GIB}),
+        (None, "", {"total": 8 * GIB, "available": 5 * GIB}),
+    ],
+)
+def test_memory_is_bounded_by_the_control_group(tmp_path, monkeypatch, version, limit, expected):
+    """3 GiB used, one of them cache."""
+    (tmp_path / "meminfo").write_text(
+        f"MemTotal: {8 << 20} kB\nMemFree: 1 kB\nMemAvailable: {5 << 20} kB\n"
+    )
+    if version is not None:
+        limit_name, used_name, cache_key = facts.CGROUP_MEMORY[2 - version]
+        (tmp_path / limit_name).parent.mkdir(exist_ok=True)
+        (tmp_path / limit_name).write_text(limit + "\n")
+        (tmp_path / used_name).write_text(f"{3 * GIB}\n")
+        statistics = f"anon 1\n{cache_key} {GIB}\nfile 7\n"
+        (tmp_path / limit_name).with_name("memory.stat").write_text(statistics)
+    monkeypatch.setattr(facts, "PROC", tmp_path)
+    monkeypatch.setattr(facts, "CGROUP", tmp_path)
+    assert facts.memory() == expected
 
 
 def test_without_a_driver_there_is_nothing_and_nothing_is_imported():

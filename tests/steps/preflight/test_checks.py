@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from runbook.steps.preflight import bind, environment
+from runbook.steps.preflight import environment, share
 from runbook.steps.preflight.checks import CHECKS, THOROUGH, examine, version
 from runbook.steps.preflight.machine import Machine
 from runbook.steps.preflight.models import Inputs
@@ -118,17 +118,19 @@ def test_version(text, numbers):
 
 
 @pytest.mark.parametrize(
-    ("cores", "threads", "ranks", "expected"),
+    ("cores", "threads", "ranks", "most", "expected"),
     [
-        ([0, 1], [0, 1], 1, "0,1"),
-        ([0, 1], [0, 1], 2, "0|1"),
-        ([0, 2, 4], list(range(6)), 2, "0|2"),
-        ([0], [0, 1], 2, "0|1"),
-        ([3], [3], 2, "3|3"),
+        ([0, 1], [0, 1], 1, None, [[0, 1]]),
+        ([0, 1], [0, 1], 2, None, [[0], [1]]),
+        ([0, 2, 4], list(range(6)), 2, None, [[0], [2]]),
+        ([0, 2, 4, 6], list(range(8)), 1, 1, [[0]]),
+        ([0, 2, 4, 6], list(range(8)), 2, 9, [[0, 2], [4, 6]]),
+        ([0], [0, 1], 2, None, [[0], [1]]),
+        ([3], [3], 2, None, [[3], [3]]),
     ],
 )
-def test_bind(cores, threads, ranks, expected):
-    assert bind(cores, threads, ranks) == expected
+def test_share(cores, threads, ranks, most, expected):
+    assert share(cores, threads, ranks, most) == expected
 
 
 class TestThisMachine:

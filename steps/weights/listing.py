@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Digest:
     """`sha256` of a file in large file storage; `git-sha1`, the blob id, of any other."""
 
@@ -23,14 +23,14 @@ class Digest:
         return cls(algorithm, value)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Entry:
     path: str
     size: int
     digest: Digest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Listing:
     """The wanted files of `repo` at `revision` (a full commit hash)."""
 

@@ -18,7 +18,7 @@ NAME = ".runbook-weights.json"
 FORMAT = "runbook-weights/1"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Record:
     """A file that is whole. `origin`: downloaded, linked (from the cache) or adopted (put there
     by its user); `verified`: the digest was proven, not the size alone."""

@@ -13,7 +13,7 @@ import pytest
 from runbook.context import StepContext, namespace
 from runbook.process import Identity, session_members
 from runbook.protocol import StepFailure
-from runbook.steps.publish import Hub, Publish, answers
+from runbook.steps.publish import Hub, Publish, answers, listens
 from runbook.steps.weights import Weights
 
 
@@ -92,6 +92,8 @@ def test_stopped_server_is_found_silent_and_replaced(publish, monkeypatch):
     step.apply(ctx)
     before = step.check(ctx).outputs
     os.kill(before["process"]["pid"], signal.SIGSTOP)
+    assert code(ctx) == "", "its socket still accepts"
+    ctx.deep = True
     assert code(ctx) == "server_silent"
     step.apply(ctx)
     after = step.check(ctx).outputs
@@ -165,6 +167,7 @@ def test_server_inherits_no_descriptor_and_no_mark_of_the_attempt(publish, monke
 def test_probe_of_a_port_where_no_one_listens():
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
+        assert not listens(bound.getsockname()[1])
         assert not answers(bound.getsockname()[1], "a/b", "0" * 40)
 
 

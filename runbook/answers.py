@@ -299,6 +299,57 @@ class List(Envelope):
     books: list[Book]
 
 
+class Finding(TypedDict):
+    """One fault of a checkpoint, with its severity for the target asked for and for each known."""
+
+    id: str
+    severity: Literal["error", "warning", "info"]
+    detail: str
+    tensors: list[str]
+    tensor_count: int
+    consequence: str
+    remedy: str
+    severities: dict[str, str]
+
+
+class Lint(Envelope):
+    kind: Literal["lint"]
+    checkpoint: str
+    target: str
+    errors: int
+    warnings: int
+    infos: int
+    findings: list[Finding]
+
+
+class PatchedFile(TypedDict):
+    """A touched file, with the SHA-256 before and after; None where it is not there, or unknown."""
+
+    path: str
+    before: str | None
+    after: str | None
+
+
+class Patch(TypedDict):
+    target: str
+    id: str
+    title: str
+    state: Literal["absent", "applied", "conflicting", "not_needed"] | None
+    conflict: str | None
+    source: str | None
+    why: str
+    symptom: str
+    upstream: str
+    version: str
+    file: str
+    files: list[PatchedFile]
+
+
+class Patches(Envelope):
+    kind: Literal["patches"]
+    patches: list[Patch]
+
+
 ANSWERS: dict[str, Any] = {
     "validate": Validate | Refusal,
     "plan": Plan | Refusal,
@@ -310,6 +361,8 @@ ANSWERS: dict[str, Any] = {
     "cancel": Cancel | Refusal,
     "destroy": Destroy | Refusal,
     "list": List | Refusal,
+    "lint": Lint | Refusal,
+    "patches": Patches | Refusal,
     "event": Event,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shlex
@@ -134,7 +135,8 @@ def _invalid(arguments: list[str], problem: Any) -> int:
 
 
 def _verb(arguments: list[str]) -> str:
-    return next((word for word in arguments if word in cli.commands), "runbook")
+    known = {*cli.commands, *_added()}
+    return next((word for word in arguments if word in known), "runbook")
 
 
 def _fail(arguments: list[str], problem: RunbookError) -> int:
@@ -195,7 +197,27 @@ def options(*, positional: bool = True, sets: bool = False) -> Callable[[F], F]:
     return decorate
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+class Verbs(click.Group):
+    """The engine's verbs and those that steps add, which are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *_added()]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = super().get_command(ctx, cmd_name)
+        if found is not None or cmd_name not in (added := _added()):
+            return found
+        module, _, name = added[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+
+def _added() -> dict[str, str]:
+    found: dict[str, str] = importlib.import_module("runbook.steps").VERBS
+    return found
+
+
+@click.group(cls=Verbs, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(runbook.__version__, prog_name="runbook")
 def cli() -> None:
     """Set up and serve what a runbook describes, and never lose its place.

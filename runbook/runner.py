@@ -78,7 +78,7 @@ def execute(
         "book": book["name"],
         "workspace": str(workspace.root),
         "run": executor.run.name if executor.run is not None else None,
-        "steps": list(executor.steps.values()),
+        "steps": [executor.steps[s["id"]] for s in book["steps"] if s["id"] in executor.steps],
         "outputs": outputs,
         "endpoint": endpoints[-1] if endpoints else None,
     }

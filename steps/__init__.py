@@ -16,3 +16,8 @@ FACTS = {
     "gpus": "runbook.steps.facts:gpus",
     "memory": "runbook.steps.facts:memory",
 }
+
+VERBS = {
+    "lint": "runbook.steps.verbs:lint",
+    "patches": "runbook.steps.verbs:patches",
+}

@@ -85,6 +85,8 @@ class Cli:
         answer = json.loads(lines[-1])
         validate(verb, answer)
         assert answer["ok"] == (process.returncode in (0, 4))
+        for command in answer["next"]:
+            assert command.startswith("runbook ")
         return answer
 
     def start(self, verb: str, *arguments: str) -> subprocess.Popen:

@@ -1,0 +1,91 @@
+"""The verbs that steps add to the program: `runbook lint` and `runbook patches`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+# The vLLM whose needs count when none is named: that of the flagship book.
+DEFAULT_TARGET = "0.33.0"
+
+
+def _print(answer: Mapping[str, Any], as_json: bool, text: str) -> None:
+    print(json.dumps(answer, ensure_ascii=False) if as_json else text)
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.option("--target", default=DEFAULT_TARGET, show_default=True, help="The vLLM to serve it.")
+@JSON_OPTION
+def lint(checkpoint: str, target: str, as_json: bool) -> int:
+    """Examine a CHECKPOINT (a folder, or org/name[@revision] on the hub) by its headers alone.
+
+    Exits 3 if a finding is an error for the target.
+    """
+    from runbook.envelope import document
+    from runbook.errors import DONE, PRECONDITION, USAGE, RunbookError
+    from runbook.steps.mtp import report
+    from runbook.steps.mtp.checkpoint import CheckpointError
+    from runbook.steps.mtp.lint import lint as examine
+    from runbook.steps.mtp.targets import TARGETS
+
+    if target not in TARGETS:
+        raise RunbookError(
+            f"there is no target `{target}`",
+            code="unknown_target",
+            exit_code=USAGE,
+            remedy="the targets are: " + ", ".join(TARGETS),
+        )
+    try:
+        findings = examine(checkpoint, target)
+    except CheckpointError as error:
+        raise RunbookError(
+            str(error),
+            code="no_checkpoint",
+            exit_code=USAGE,
+            remedy="name a folder with config.json and safetensors files, or org/name on the hub",
+        ) from error
+    body = {"checkpoint": checkpoint, **report.plain(findings, target)}
+    code = PRECONDITION if body["error"] else DONE
+    counts = {f"{name}s": body.pop(name) for name in ("error", "warning", "info")}
+    error = None
+    if code:
+        worst = findings[0]
+        error = {
+            "code": "findings",
+            "message": f"{counts['errors']} error(s) for vLLM {target}: {worst.id}",
+            "cause": worst.consequence,
+            "remedy": worst.remedy,
+            "retryable": False,
+            "where": checkpoint,
+            "log": "",
+        }
+    answer = document("lint", code == DONE, {**body, **counts}, error=error)
+    _print(answer, as_json, report.text(findings))
+    return code
+
+
+@click.command()
+@click.argument("target", required=False)
+@click.option("--workspace", type=click.Path(path_type=Path), help="Whose environment to examine.")
+@JSON_OPTION
+def patches(target: str | None, workspace: Path | None, as_json: bool) -> None:
+    """Show the patch series for a TARGET vLLM and the state of each patch."""
+    from runbook import human
+    from runbook.context import default_cache
+    from runbook.envelope import document
+    from runbook.steps.vllm.report import patches as table
+    from runbook.steps.vllm.target import targets
+
+    entries = [
+        {"target": name, **entry}
+        for name in ([target] if target is not None else targets())
+        for entry in table(name, workspace=workspace, cache=default_cache())
+    ]
+    rows = [(e["target"], e["id"], e["state"] or "not examined", e["title"]) for e in entries]
+    _print(document("patches", True, {"patches": entries}), as_json, human.table(rows, key=2))

@@ -105,6 +105,13 @@ class Toolkit:
         gone = [tool for tool in (outputs["cc"], outputs["cxx"]) if not os.access(tool, os.X_OK)]
         if gone:
             return Reason("host_compiler_missing", f"{gone[0]} is gone")
+        major = int(outputs["gcc_version"].split(".")[0])
+        if ctx.inputs.provider == "pypi" and major < ctx.inputs.gcc_minimum:
+            return Reason(
+                "host_compiler_too_old",
+                f"{outputs['cc']} is {outputs['gcc_version']}, older than the wanted "
+                f"{ctx.inputs.gcc_minimum}",
+            )
         return None
 
     def _deep(self, ctx: Context, prefix: Path, made: Mapping[str, Any]) -> Reason | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runbook.protocol import PreconditionNotMet
 from runbook.steps.toolkit import Toolkit
 from tests.steps.toolkit.conftest import Bench
 
@@ -63,6 +64,16 @@ def test_another_architecture_needs_only_another_proof(real: Bench, architecture
     real.apply(architecture=architecture)
     assert real.check(architecture=architecture).ok
     assert " pip " not in real.log.getvalue()
+    real.apply()
+
+
+def test_a_newer_compiler_may_be_asked_for_later(real: Bench) -> None:
+    assert real.check(gcc_minimum=9).ok
+    check = real.check(gcc_minimum=15 + 1)
+    assert [reason.code for reason in check.reasons] == ["host_compiler_too_old"]
+    with pytest.raises(PreconditionNotMet) as failure:
+        real.apply(gcc_minimum=15 + 1)
+    assert failure.value.code == "host_compiler_missing"
     real.apply()
 
 

@@ -37,7 +37,9 @@ class Vllm:
 
     def files(self, inputs: SimpleNamespace) -> Iterable[Path]:
         lock = lock_path(inputs.target, inputs.lock)
-        return [*_series_files(inputs.target), lock, load_release(lock).requirements]
+        release = load_release(lock)
+        build = [release.build_requirements] if release.build_requirements else []
+        return [*_series_files(inputs.target), lock, release.requirements, *build]
 
     def check(self, ctx: Context) -> Check:
         folder = ctx.workspace / environment.LINK
@@ -95,6 +97,8 @@ class Vllm:
             link.unlink()
         for folder in environment.environments(ctx.workspace):
             environment.remove(folder)
+        for folder in ctx.workspace.glob("build.*"):
+            shutil.rmtree(folder)
         shutil.rmtree(ctx.workspace / "dist", ignore_errors=True)
 
 
@@ -106,8 +110,16 @@ def origin(inputs: SimpleNamespace, release: Release) -> dict[str, Json]:
         "lock": _digest([release.path]),
         "requirements": _digest([release.requirements]),
         "python": release.python(inputs.python),
-        "source": inputs.source and {k: inputs.source[k] for k in ("commit", "archive_sha256")},
+        "source": _source_origin(inputs.source),
     }
+
+
+def _source_origin(source: dict[str, Any] | None) -> dict[str, Json] | None:
+    """What decides over a compiled wheel; where the source lies and how fast it builds does not."""
+    if source is None:
+        return None
+    without = ("archive", "jobs", "repository", "cuda_home", "path", "env")
+    return {key: value for key, value in source.items() if key not in without}
 
 
 def _stamp(ctx: Context, release: Release, built: Built, folder: Path) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from runbook.steps.vllm.release import Release
 from runbook.steps.vllm.series import (
     Series,
     SeriesConflict,
-    examine,
     load,
     patched,
 )
@@ -74,15 +73,14 @@ def build_wheel(ctx: Context, release: Release) -> Built:
             digest, path = found
             ctx.log(f"{path.name} was built before")
     with Wheel(path) as wheel:
-        files = touched(series, wheel, version)
+        files = touched(series, wheel)
     return Built(path, digest, version, series, files)
 
 
-def touched(series: Series, wheel: Wheel, version: str) -> tuple[str, ...]:
-    """The paths that the series changed and that are in the patched wheel."""
-    findings = examine(series, wheel.read, version).findings
-    paths = {file.path for finding in findings for file in finding.files}
-    return tuple(sorted(path for path in paths if path in wheel.members))
+def touched(series: Series, wheel: Wheel) -> tuple[str, ...]:
+    """The paths that the series names and that are in the patched wheel."""
+    paths = {path for patch in series.patches for file in patch.files for path in file.paths}
+    return tuple(sorted(paths & wheel.members.keys()))
 
 
 def base_wheel(ctx: Context, store: Store, release: Release) -> Path:

@@ -61,6 +61,12 @@ class Source(BaseModel):
     )
     arch_list: str | None = Field(None, description="TORCH_CUDA_ARCH_LIST, such as 12.0.")
     cuda_home: str | None = Field(None, description="CUDA_HOME, from the toolkit step.")
+    cuda_version: str | None = Field(
+        None, description="Version of nvcc, from the toolkit step: another one is another build."
+    )
+    path: list[str] = Field(
+        default_factory=list, description="Folders that lead PATH in the build."
+    )
     env: dict[str, str] = Field(
         default_factory=dict, description="Environment variables of the build."
     )

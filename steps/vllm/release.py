@@ -31,7 +31,8 @@ class BaseWheel:
 class Release:
     """`distribution` is the name on the index, which for CPU builds is not `vllm`; `local` starts
     the local version of the patched wheel; `requirements` is a file beside the lock; `pythons`
-    are the minor versions that it has hashes for."""
+    are the minor versions that it has hashes for; `build_requirements` is what `mode: source`
+    compiles with."""
 
     path: Path
     distribution: str
@@ -40,6 +41,7 @@ class Release:
     requirements: Path
     pythons: tuple[str, ...]
     drop_requirements: tuple[str, ...]
+    build_requirements: Path | None
     wheels: dict[str, BaseWheel]
 
     def wheel(self) -> BaseWheel:
@@ -53,6 +55,15 @@ class Release:
                 remedy="use `mode: source`, or make a lock on this machine (make lock)",
             )
         return self.wheels[key]
+
+    def need_build_requirements(self) -> Path:
+        if self.build_requirements is None:
+            raise StepFailure(
+                f"{self.path.name} has no build requirements",
+                code="build_not_locked",
+                remedy="use `mode: wheel`, or a lock with `build_requirements`",
+            )
+        return self.build_requirements
 
     def python(self, wanted: str | None) -> str:
         """The minor version of Python to use: the one asked for, else this one if there are
@@ -80,6 +91,7 @@ def load_release(path: Path) -> Release:
     """Read a lock; raises `StepFailure` if it is absent or not of this form."""
     try:
         data: dict[str, Any] = json.loads(path.read_bytes())
+        build = data.get("build_requirements")
         return Release(
             path=path,
             distribution=data["distribution"],
@@ -88,6 +100,7 @@ def load_release(path: Path) -> Release:
             requirements=path.parent / data["requirements"],
             pythons=tuple(data["pythons"]),
             drop_requirements=tuple(data["drop_requirements"]),
+            build_requirements=path.parent / build if build else None,
             wheels={key: BaseWheel(**wheel) for key, wheel in data["wheels"].items()},
         )
     except FileNotFoundError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ def patches(
 
     `state` is that in the environment of `workspace` if it was made from this target's release,
     else that in the published wheel if the cache has it, else None (`source` says which, with
-    the version). `lock` is the step's input of that name. `files` has the SHA-256 of each touched
-    file before and after; while the source is unknown both are None. Raises `StepFailure` for a
-    target that is unknown or malformed.
+    the version); None also for a patch of sources that are compiled. `lock` is the step's input
+    of that name. `files` has the SHA-256 of each touched file before and after; while the source
+    is unknown both are None. Raises `StepFailure` for a target that is unknown or malformed.
     """
     try:
         series = load(target)
@@ -48,12 +48,12 @@ def patches(
     if found is None:
         return [_entry(patch, None, None) for patch in series.patches]
     source, findings = found
-    return [_entry(finding.patch, finding, source) for finding in findings]
+    return [_entry(patch, findings.get(patch.id), source) for patch in series.patches]
 
 
 def _installed(
     series: Series, release: Release, workspace: Path
-) -> tuple[str, tuple[Finding, ...]] | None:
+) -> tuple[str, dict[str, Finding]] | None:
     from runbook.steps.vllm import environment
 
     folder = workspace / environment.LINK
@@ -64,17 +64,28 @@ def _installed(
     if version.partition("+")[0] != release.version.partition("+")[0]:
         return None
     site = environment.site_packages(folder)
-    return f"{NAME} {version} in {folder}", examine(series, _reader(site), version).findings
+    return f"{NAME} {version} in {folder}", _examine(series, _reader(site), version)
 
 
 def _published(
     series: Series, release: Release, cache: Path
-) -> tuple[str, tuple[Finding, ...]] | None:
+) -> tuple[str, dict[str, Finding]] | None:
     path = Store(cache).find(release.wheel().sha256)
     if path is None:
         return None
     with Wheel(path) as wheel:
-        return path.name, examine(series, wheel.read, release.version).findings
+        return path.name, _examine(series, wheel.read, release.version)
+
+
+def _examine(series: Series, read: Read, version: str) -> dict[str, Finding]:
+    """The findings by id, without patches of files that no wheel has (C++ and CUDA sources)."""
+    python = [
+        patch
+        for patch in series.patches
+        if all(path.startswith(f"{NAME}/") for file in patch.files for path in file.paths)
+    ]
+    found = examine(replace(series, patches=tuple(python)), read, version)
+    return {finding.patch.id: finding for finding in found.findings}
 
 
 def _reader(root: Path) -> Read:

@@ -1,9 +1,10 @@
 """Files by content, shared by all workspaces of a user.
 
 ```
-<cache>/wheels/<sha256>/<file name>
-<cache>/built/<key>         name and SHA-256 of what was made from the inputs that `key` stands for
-<cache>/staging/<key>/      work in progress; emptied by the next process that holds its lock
+<cache>/<kind>/<sha256>/<file name>    kind: wheels, archives
+<cache>/partial/<sha256>/              downloads that can go on
+<cache>/built/<key>                    name and SHA-256 of what was made from the inputs of `key`
+<cache>/staging/<key>/                 work in progress; emptied by the next one to hold its lock
 <cache>/locks/<key>
 ```
 A file appears under its final name by a rename after it was written whole, so what a killed process
@@ -37,12 +38,13 @@ def key_of(recipe: Any) -> str:
 
 
 class Store:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, kind: str = "wheels") -> None:
         self._root = root
+        self._kind = kind
 
     def find(self, sha256: str) -> Path | None:
         """The file with this content, read and verified; a damaged one is removed."""
-        folder = self._root / "wheels" / sha256
+        folder = self._root / self._kind / sha256
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if not path.name.startswith(".") and sha256_file(path) == sha256:
                 return path
@@ -54,11 +56,17 @@ class Store:
         with path.open("rb+") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
-        place = self._root / "wheels" / digest / path.name
+        place = self._root / self._kind / digest / path.name
         place.parent.mkdir(parents=True, exist_ok=True)
         path.chmod(0o444)
         path.replace(place)
         return digest, place
+
+    def partial(self, sha256: str) -> Path:
+        """A folder for the download of a file with this content."""
+        folder = self._root / "partial" / sha256
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def built(self, key: str) -> tuple[str, Path] | None:
         """What was made under `key` before, if it is still there and whole."""

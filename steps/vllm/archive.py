@@ -1,0 +1,127 @@
+"""Source archives, by digest."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tarfile
+from pathlib import Path
+
+from runbook.protocol import Context, StepFailure
+from runbook.steps.vllm.store import Store, sha256_file
+
+_TIMEOUT = 60  # seconds without a byte
+
+
+def obtain(ctx: Context, store: Store, location: str, sha256: str) -> Path:
+    """The archive with this digest: from the cache, else from an http(s) address or a path.
+
+    A download that broke off goes on where it stopped, if the server can do that.
+    """
+    with store.work(sha256):
+        return store.find(sha256) or _obtain(ctx, store, location, sha256)
+
+
+def _obtain(ctx: Context, store: Store, location: str, sha256: str) -> Path:
+    name = re.split(r"[?#]", location)[0].rstrip("/").rpartition("/")[2] or "archive"
+    partial = store.partial(sha256) / name
+    if re.match(r"https?://", location):
+        _download(ctx, location, partial)
+    else:
+        try:
+            shutil.copyfile(location, partial)
+        except FileNotFoundError:
+            raise StepFailure(
+                f"there is no source archive {location}",
+                code="archive_missing",
+                remedy="correct `source.archive`",
+            ) from None
+    digest = sha256_file(partial)
+    if digest != sha256:
+        partial.unlink()
+        raise StepFailure(
+            f"the source archive {name} is not the one that was pinned",
+            code="archive_mismatch",
+            cause=f"its SHA-256 is {digest}, pinned is {sha256}",
+            remedy="find out why before pinning the new digest: its history may be rewritten",
+        )
+    archive = store.add(partial)[1]
+    partial.parent.rmdir()
+    return archive
+
+
+def _download(ctx: Context, address: str, partial: Path) -> None:
+    import httpx
+
+    have = partial.stat().st_size if partial.exists() else 0
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    try:
+        with httpx.stream(
+            "GET", address, headers=headers, follow_redirects=True, timeout=_TIMEOUT
+        ) as answer:
+            if answer.status_code == 416:  # all of it was there already
+                return
+            answer.raise_for_status()
+            if answer.status_code != 206:
+                have = 0
+            length = answer.headers.get("Content-Length")
+            total = have + int(length) if length else None
+            with partial.open("ab" if have else "wb") as file:
+                for block in answer.iter_raw():
+                    file.write(block)
+                    have += len(block)
+                    ctx.progress(have, total, "bytes", f"download {partial.name}")
+    except httpx.HTTPStatusError as error:
+        raise StepFailure(
+            f"the source archive {partial.name} was refused",
+            code="archive_refused",
+            cause=f"HTTP status {error.response.status_code}",
+            remedy="correct `source.archive`, or fetch it by hand and give its path",
+            retryable=error.response.status_code >= 500,
+        ) from error
+    except httpx.HTTPError as error:
+        raise StepFailure(
+            f"the download of the source archive {partial.name} broke off",
+            code="archive_unreachable",
+            cause=str(error) or type(error).__name__,
+            remedy="runbook run  (it goes on where it stopped)",
+            retryable=True,
+        ) from error
+
+
+def unpack(archive: Path, commit: str, folder: Path) -> None:
+    """Unpack a tar archive with one top folder so that its content lies in `folder`.
+
+    `git archive` notes the commit in the archive; where it is noted it must be `commit`.
+    """
+    aside = folder.with_name(folder.name + ".unpacked")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        with tarfile.open(archive) as tar:
+            noted = tar.pax_headers.get("comment", "")
+            if re.fullmatch(r"[0-9a-f]{40}", noted) and noted != commit:
+                raise StepFailure(
+                    f"the source archive {archive.name} is of another commit",
+                    code="commit_mismatch",
+                    cause=f"it notes {noted}, pinned is {commit}",
+                    remedy="pin the commit and the archive together",
+                )
+            tar.extractall(aside, filter="data")
+    except (tarfile.TarError, EOFError) as error:
+        raise StepFailure(
+            f"the source archive {archive.name} cannot be unpacked",
+            code="archive_malformed",
+            cause=str(error),
+            remedy="pin a tar archive",
+        ) from error
+    tops = list(aside.iterdir())
+    if len(tops) != 1 or not tops[0].is_dir():
+        raise StepFailure(
+            f"the source archive {archive.name} does not have one folder on top",
+            code="archive_malformed",
+            remedy="pin one as `git archive --prefix=NAME/` or a source distribution makes it",
+        )
+    tops[0].replace(folder)
+    aside.rmdir()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from typing import Any
 from runbook.files import read_json, write_json
 from runbook.process import Identity, stop_session
 from runbook.protocol import Check, Context, Json, Model, Reason, StepFailure
+from runbook.steps import endpoint, ports
 
 HOST = "127.0.0.1"
 START_SECONDS = 20.0
@@ -258,54 +258,28 @@ def writer_sources() -> list[Path]:
 def listens(port: int) -> bool:
     """Whether a connection is accepted. The kernel does that without waking the server, so on a
     busy machine it takes microseconds where an answer takes tens of milliseconds."""
-    try:
-        _connect(port).close()
-    except OSError:
-        return False
-    return True
+    import socket
+
+    with socket.socket() as connection:
+        connection.settimeout(PROBE_SECONDS)
+        # As bytes: to encode a text, the socket module would load its tables for host names.
+        return connection.connect_ex((HOST.encode(), port)) == 0
 
 
 def answers(port: int, name: str, revision: str) -> bool:
-    """Whether the server gives the revision, asked by one plain request."""
-    request = f"HEAD /api/models/{name}/revision/{revision} HTTP/1.1\r\nHost: {HOST}\r\n\r\n"
-    try:
-        with _connect(port) as connection:
-            connection.sendall(request.encode())
-            return connection.recv(64).startswith(b"HTTP/1.1 200")
-    except OSError:
-        return False
-
-
-def _connect(port: int) -> socket.socket:
-    connection = socket.socket()
-    try:
-        connection.settimeout(PROBE_SECONDS)
-        # As bytes: to encode a text, the socket module would load its tables for host names.
-        connection.connect((HOST.encode(), port))
-    except OSError:
-        connection.close()
-        raise
-    return connection
+    """Whether the server gives the revision."""
+    path = f"/api/models/{name}/revision/{revision}"
+    return endpoint.health(HOST, port, PROBE_SECONDS, path) == "healthy"
 
 
 def becomes_free(port: int, patience: float = 2.0) -> bool:
     """Whether a server can listen there, now or within moments: the threads of a killed one may
     hold its socket a little longer than its pid shows."""
     deadline = time.monotonic() + patience
-    while not free(port):
+    while ports.in_use(HOST, port):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)
-    return True
-
-
-def free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
     return True
 
 

@@ -92,13 +92,18 @@ def ago(moment: str | None) -> str:
     return f"{seconds / 86400:.0f} days ago"
 
 
+def number(value: float) -> str:
+    return f"{value:.0f}" if value == int(value) else f"{value:.1f}"
+
+
 def amount(progress: Mapping[str, Any]) -> str:
     """A progress event in words."""
     done, total, unit = progress["done"], progress["total"], progress["unit"]
     if unit == "bytes":
         text = size(done) + (f" of {size(total)}" if total else "")
     else:
-        text = f"{done:g}" + (f" of {total:g}" if total else "") + (f" {unit}" if unit else "")
+        text = number(done) + (f" of {number(total)}" if total else "")
+        text += f" {unit}" if unit else ""
     if total:
         text += f" ({100 * done / total:.0f} %)"
     return " ".join(part for part in (progress["message"], text) if part)

@@ -31,10 +31,10 @@ rehearse: $(VENV)/.ready
 test: fast e2e
 
 fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not e2e"
+	$(BIN)/python -m pytest -m "not e2e and not network"
 
 e2e: $(VENV)/.dev
-	$(BIN)/python -m pytest -m e2e
+	$(BIN)/python -m pytest -m "e2e or network"
 
 # mypy knows no package that is put together from several folders: show it one.
 lint: $(VENV)/.dev

@@ -114,6 +114,7 @@ def _list(ctx: Context, wanted: dict[str, Any], sources: Sequence[Hub]) -> Listi
     while True:
         failures += 1
         waits: list[float] = []
+        refusals: list[StepFailure] = []
         for source in sources:
             try:
                 return source.list(wanted["repo"], wanted["revision"], wanted["files"])
@@ -121,12 +122,13 @@ def _list(ctx: Context, wanted: dict[str, Any], sources: Sequence[Hub]) -> Listi
                 trouble: Exception = busy
                 waits.append(busy.wait if busy.wait is not None else _pause(failures))
             except StepFailure as failure:
-                if source is sources[-1] and not waits:
-                    raise
                 trouble = failure
+                refusals.append(failure)
             ctx.log(f"{source.endpoint}: {trouble}")
-        pause = min(waits) + _pause(1) / 10 if waits else 0.0
-        if not waits or time.monotonic() + pause > deadline:
+        if not waits:
+            raise refusals[0]  # the hub's own word, before that of its mirrors
+        pause = min(waits) + _pause(1) / 10
+        if time.monotonic() + pause > deadline:
             raise StepFailure(
                 f"the hub does not list {wanted['repo']}",
                 code="hub_unreachable",
@@ -144,28 +146,27 @@ def _pause(failures: int) -> float:
 
 def _reuse(ctx: Context, folder: Path, stamp: Stamp, missing: list[Entry]) -> list[Entry]:
     """Adopt files that are in place and right, link those of the cache; returns the others."""
-    found: dict[Path, Entry] = {}
-    linked: set[str] = set()
+    found: dict[Entry, Path] = {}
+    linked: set[Entry] = set()
     for entry in missing:
         path = folder / entry.path
         if path.is_file() and path.stat().st_size == entry.size:
-            found[path] = entry
+            found[entry] = path
         elif copy := cache.cached(ctx.inputs.repo, entry, folder, ctx.inputs.link):
-            found[copy] = entry
-            linked.add(entry.path)
+            found[entry] = copy
+            linked.add(entry)
     left = {entry.path: entry for entry in missing}
-    done, size = 0, sum(entry.size for entry in found.values())
+    done, size = 0, sum(entry.size for entry in found)
     if found:
         ctx.log(f"{len(found)} files are on this machine: reading {size} bytes")
-    paths = {entry.path: path for path, entry in found.items()}
-    with closing(digests.digest_many(found.items())) as results:
+    with closing(digests.digest_many((path, entry) for entry, path in found.items())) as results:
         for entry, digest in results:
             done += entry.size
             ctx.progress(done, size, "bytes", f"reading {entry.path}")
-            path = paths[entry.path]
+            path = found[entry]
             if isinstance(digest, OSError) or not digests.matches(entry, digest):
                 ctx.log(f"{path} is not {entry.path} as listed: it is not used")
-            elif entry.path not in linked:
+            elif entry not in linked:
                 # After a kill it may be a download that was not yet recorded: then it is ours,
                 # but taking it for the user's only makes `undo` leave it.
                 _record(stamp, folder, entry, "adopted", True)
@@ -175,6 +176,8 @@ def _reuse(ctx: Context, folder: Path, stamp: Stamp, missing: list[Entry]) -> li
                 _record(stamp, folder, entry, "linked", True)
                 ctx.log(f"{entry.path}: {how} of {path}")
                 del left[entry.path]
+            else:
+                ctx.log(f"{path} cannot be linked here: set `link: symlink` to use it in place")
     for entry in left.values():
         path = folder / entry.path
         if path.exists() and entry.path not in stamp.records:

@@ -32,7 +32,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """Sizes in bytes, times in seconds. A kill costs at most two `mark`s per worker."""
+    """Sizes in bytes, times in seconds. A kill costs each worker at most a `mark` and one read:
+    what it writes is marked that often, and at the end of each segment."""
 
     segment: int = 128 << 20
     mark: int = 32 << 20
@@ -192,7 +193,9 @@ class Download:
                     job.part.sync()
                 except OSError as error:  # a full disk: the sidecar of before still holds
                     self._events.put(f"{job.entry.path}: {error.strerror}")
-                job.part.close()
+                # A thread that waits for the hub may live on; its descriptor must stay its own.
+                if not any(thread.is_alive() for thread in threads):
+                    job.part.close()
 
     # Workers
 
@@ -415,6 +418,8 @@ class Download:
             if position - marked >= self._tuning.mark:
                 part.sync()
                 marked = position
+        if marked < position == answer.stop and part.spans.total < job.entry.size:
+            part.sync()
         if part.replaced > replaced and position == answer.stop:
             with self._ready:
                 job.inspect = True

@@ -20,7 +20,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from urllib.parse import urljoin, urlsplit
+from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import certifi
@@ -30,7 +31,6 @@ from urllib3.response import BaseHTTPResponse
 
 from runbook.steps.weights import hub
 from runbook.steps.weights.hub import BUSY, Busy, Location
-from runbook.steps.weights.pacing import retry_after
 
 REDIRECTS = 5
 READ = 1 << 20
@@ -141,7 +141,7 @@ class Client:
         key = (parts.scheme, proxy)
         with self._lock:
             if key not in self._pools:
-                make = partial(urllib3.ProxyManager, proxy) if proxy else urllib3.PoolManager
+                make = partial(_through, proxy) if proxy else urllib3.PoolManager
                 context = _trust() if parts.scheme == "https" else None
                 self._pools[key] = make(
                     num_pools=32, maxsize=self._connections, ssl_context=context
@@ -162,6 +162,13 @@ class Client:
             pool.clear()
 
 
+def _through(proxy: str, **options: Any) -> urllib3.ProxyManager:
+    """Connections through a proxy; urllib3 does not read a password from its URL."""
+    auth = urllib3.util.parse_url(proxy).auth
+    headers = urllib3.make_headers(proxy_basic_auth=unquote(auth)) if auth else None
+    return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
+
+
 def _trust() -> ssl.SSLContext:
     """The certificate authorities that huggingface_hub's client trusts, by the same variables."""
     return ssl.create_default_context(
@@ -174,7 +181,7 @@ def _judge(response: BaseHTTPResponse, start: int, stop: int, size: int, validat
     """Is this the range that was asked for, of the content that is meant?"""
     status = response.status
     if status in BUSY:
-        raise Busy(f"status {status}", retry_after(response.headers.get("Retry-After")))
+        raise Busy(f"status {status}", hub.asked_wait(response.headers))
     if status in (401, 403, 404, 410):
         raise Expired(f"status {status}")
     found = response.headers.get("ETag", "")

@@ -32,6 +32,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import get_hf_file_metadata
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
 
 from runbook.protocol import Context, PreconditionNotMet, StepFailure
 from runbook.steps.weights.listing import Digest, Entry, Listing
@@ -181,7 +182,7 @@ class Hub:
         except HfHubHTTPError as error:
             status = error.response.status_code
             if status in BUSY:
-                wait = retry_after(error.response.headers.get("Retry-After"))
+                wait = asked_wait(error.response.headers)
                 raise Busy(f"{self.endpoint} answers {status}", wait) from error
             raise StepFailure(
                 f"{self.endpoint} refuses {repo}: status {status}",
@@ -210,6 +211,15 @@ def hubs(endpoint: str | None, mirrors: list[str], token: str | None) -> list[Hu
     return [Hub(first, token), *(Hub(mirror, None) for mirror in mirrors)]
 
 
+def asked_wait(headers: Mapping[str, str]) -> float | None:
+    """How long the server wants to be left alone: Retry-After, else the hub's RateLimit."""
+    wait = retry_after(headers.get("Retry-After"))
+    if wait is not None:
+        return wait
+    limit = parse_ratelimit_headers(headers)
+    return float(limit.reset_in_seconds) if limit and limit.remaining == 0 else None
+
+
 @contextmanager
 def impatient(timeout: float) -> Iterator[None]:
     """Make huggingface_hub report a busy or silent hub at once, for the time of a listing.
@@ -225,7 +235,7 @@ def impatient(timeout: float) -> Iterator[None]:
 
     def report(response: httpx2.Response) -> None:
         if response.status_code in BUSY:
-            wait = retry_after(response.headers.get("Retry-After"))
+            wait = asked_wait(response.headers)
             raise Busy(f"{response.url.host} answers {response.status_code}", wait)
 
     session.event_hooks = {

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import errno
+import http.client
+import http.server
 import os
 import socket
 import ssl
 import threading
 import time
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import pytest
 import trustme
@@ -318,3 +322,42 @@ def test_certificate_of_the_content_server(repository, run, tmp_path, monkeypatc
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
         run(hub)
     assert tree(folder) == tree(source)
+
+
+def test_through_a_proxy(hub, run, folder, source, monkeypatch):
+    """Proxies of the environment are used, their password is sent to them alone."""
+    seen = []
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("Proxy-Authorization"))
+            headers = {k: v for k, v in self.headers.items() if not k.lower().startswith("proxy-")}
+            target = urlsplit(self.path)
+            upstream = http.client.HTTPConnection(target.hostname, target.port, timeout=5)
+            upstream.request(self.command, target._replace(scheme="", netloc="").geturl(),
+                             headers=headers)  # fmt: skip
+            answer = upstream.getresponse()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(answer.read())
+            upstream.close()
+
+        do_HEAD = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, args=(0.01,), daemon=True).start()
+        port = proxy.server_address[1]
+        monkeypatch.setenv("http_proxy", f"http://user:p%40ss@127.0.0.1:{port}")
+        monkeypatch.setenv("no_proxy", "")
+        run(hub, files={"allow": [LARGEST]})
+        proxy.shutdown()
+    assert (folder / LARGEST).read_bytes() == (source / LARGEST).read_bytes()
+    assert len([s for s in seen if s == "Basic " + base64.b64encode(b"user:p@ss").decode()]) >= 5
+    assert not any("Proxy-Authorization" in h for _, h in hub.faults.headers)

@@ -60,3 +60,13 @@ def test_a_stop_ends_the_wait():
     began = time.monotonic()
     bandwidth.take(1000, stop)
     assert time.monotonic() - began < 2
+
+
+def test_wait_that_the_hub_asks_for():
+    from runbook.steps.weights.hub import asked_wait
+
+    exhausted = '"api";r=0;t=55'
+    assert asked_wait({"ratelimit": exhausted}) == 55
+    assert asked_wait({"ratelimit": exhausted, "Retry-After": "7"}) == 7
+    assert asked_wait({"ratelimit": '"api";r=3;t=55'}) is None
+    assert asked_wait({}) is None

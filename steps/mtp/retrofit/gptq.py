@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from . import native
+from . import gpu, native
 from .hessian import factor
 
 GROUP = 128
@@ -124,6 +124,8 @@ def choose_scales(turned: Tensor, moments: Tensor, options: Options) -> Tensor:
         )
     weight = moments if options.scale == "weighted" else torch.ones_like(moments)
     weight = weight.view(batch, columns // GROUP, GROUP).contiguous()
+    if gpu.usable(grouped):
+        return gpu.search(grouped, weight, base, fractions)
     if not native.usable(grouped[0, 0]):
         return _search(grouped, weight, base, fractions)
     scales = torch.empty_like(base)
@@ -164,7 +166,7 @@ def _columns(
     """Visit the columns of w [batch, columns, rows], last to first; returns codes and losses."""
     batch, columns, rows = w.shape
     error = torch.empty_like(w)
-    codes = torch.empty(w.shape, dtype=torch.int8, device=w.device)
+    codes = torch.empty_like(w, dtype=torch.int8)
     loss = torch.zeros(batch, rows, device=w.device)
     fast = native.usable(w)
     for end in range(columns, 0, -GROUP):
@@ -176,7 +178,9 @@ def _columns(
             target, w[:, block], feed[:, block, block], pivots[:, block], scales,
             group[:, block], error[:, block], codes[:, block], loss,
         )  # fmt: skip
-        if fast:
+        if gpu.usable(w):
+            gpu.block(*here)
+        elif fast:
             for b in range(batch):
                 native.block(*(part[b] for part in here))
         else:

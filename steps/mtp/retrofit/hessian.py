@@ -13,42 +13,51 @@ from torch import Tensor
 
 ROWS = 4096
 """Rows of X taken at a time on a CPU, where they are widened to FP32 first."""
+GPU_ROWS = 1 << 16
+GPU_STEP = 2048
 PANELS = 8
-"""H is computed in this many block rows, each up to the diagonal only: 0.56 of the products."""
+GPU_PANELS = 4
+"""H is computed in this many block rows, each up to the diagonal only: 0.56 (0.63) of the
+products."""
+TILE = 256
+"""Columns of a block column of the factorisation on GPUs."""
 
 
 @dataclass
 class Moments:
     """Sums over the rows x [d] of a calibration set: `second` of x x^T [d, d] FP32, `fourth` of
-    |x|^4, and their `count`. Sums of parts of the set add up."""
+    |x|^4 (FP64 scalar), and their `count`. Sums of parts of the set add up. Only the lower
+    triangle of `second` is kept."""
 
     second: Tensor
-    fourth: float
+    fourth: Tensor
     count: int
 
     @classmethod
     def empty(cls, width: int, device: torch.device | str = "cpu") -> Moments:
-        return cls(torch.zeros(width, width, device=device), 0.0, 0)
+        fourth = torch.zeros((), dtype=torch.float64, device=device)
+        return cls(torch.zeros(width, width, device=device), fourth, 0)
 
     def add(self, x: Tensor) -> None:
-        """Add rows x [n, d], BF16 or FP32. Only the lower triangle of `second` is kept."""
+        """Add rows x [n, d], BF16 or FP32."""
         if x.ndim != 2 or x.shape[1] != self.second.shape[0]:
             raise ValueError(f"rows of shape {tuple(x.shape)} for {self.second.shape[0]} inputs")
-        if not x.numel():
-            return
-        fourth = 0.0
-        for rows in x.split(ROWS if x.device.type == "cpu" else max(ROWS, 1 << 17)):
+        for rows in x.split(ROWS if x.device.type == "cpu" else GPU_ROWS) if len(x) else ():
+            self.fourth += rows.float().square().sum(1).double().square().sum()
             self._triangle(rows)
-            fourth += float(rows.float().square().sum(1).square().sum(dtype=torch.float64))
-        if fourth != fourth or fourth == float("inf"):
-            raise ValueError("the inputs hold NaN or infinity")
-        self.fourth += fourth
         self.count += x.shape[0]
+
+    def check(self) -> None:
+        """Raises `ValueError` if a row was not finite."""
+        if not torch.isfinite(self.fourth):
+            raise ValueError("they hold NaN or infinity")
 
     def _triangle(self, rows: Tensor) -> None:
         exact = rows.device.type != "cpu" and rows.dtype == torch.bfloat16
         if not exact:
             rows = rows.float()
+        elif short := -len(rows) % GPU_STEP:  # few different shapes: each is prepared for once
+            rows = torch.nn.functional.pad(rows, (0, 0, 0, short))
         for panel, before in self._panels():
             into = self.second[panel, before]
             if exact:  # products of two BF16 numbers are exact in FP32: nothing is lost
@@ -59,7 +68,8 @@ class Moments:
     def _panels(self) -> Iterator[tuple[slice, slice]]:
         """Block rows, each with the columns up to the end of its diagonal block."""
         width = self.second.shape[0]
-        size = -(-width // PANELS)
+        panels = PANELS if self.second.device.type == "cpu" else GPU_PANELS
+        size = -(-width // panels)
         for start in range(0, width, size):
             end = min(start + size, width)
             yield slice(start, end), slice(0, end)
@@ -84,7 +94,7 @@ def shrink(h: Tensor, moments: Moments) -> float:
     off = whole - _squares(diagonal)
     intensity = 1.0
     if moments.count and off > 0:
-        noise = (moments.fourth / moments.count - whole) / moments.count
+        noise = (float(moments.fourth) / moments.count - whole) / moments.count
         intensity = min(1.0, max(0.0, noise / off))
     h.mul_(1 - intensity)
     h.diagonal().copy_(diagonal)
@@ -114,11 +124,42 @@ def factor(h: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     for amount in (damping, 10 * damping or 0.01, 1.0):
         diagonal.add_((amount - added) * mean)
         added = amount
-        # H is symmetric; its transpose is laid out as LAPACK wants it, which saves a transposition.
-        lower, failed = torch.linalg.cholesky_ex(h.mT)
+        lower, failed = _cholesky(h)
         if not failed.any():
             pivots = lower.diagonal(dim1=-2, dim2=-1).clone()
             feed = torch.empty_like(h)
             torch.div(lower, pivots.unsqueeze(-2), out=feed)
             return feed, pivots.square()
     raise NotDefinite("the second moments of the inputs cannot be factored")
+
+
+def _cholesky(h: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower Cholesky factors of h [batch, d, d], and for each whether it failed (not 0)."""
+    if h.device.type == "cpu":
+        # H is symmetric; its transpose is laid out as LAPACK wants it, which saves a transposition.
+        lower, failed = torch.linalg.cholesky_ex(h.mT)
+        return lower, failed
+    return blocked_cholesky(h)
+
+
+def blocked_cholesky(h: Tensor, size: int = TILE) -> tuple[Tensor, Tensor]:
+    """The same by block columns, for GPUs: a batch of large matrices becomes a few batched
+    products, where the libraries factor large matrices one after the other."""
+    width = h.shape[-1]
+    lower = torch.zeros_like(h)
+    failed = torch.zeros(h.shape[0], dtype=torch.int32, device=h.device)
+    for start in range(0, width, size):
+        here, end = slice(start, min(start + size, width)), min(start + size, width)
+        column = h[:, start:, here]
+        if start:
+            column = torch.baddbmm(
+                column, lower[:, start:, :start], lower[:, here, :start].mT, alpha=-1
+            )
+        top, info = torch.linalg.cholesky_ex(column[:, : end - start])
+        failed |= info
+        lower[:, here, here] = top
+        if end < width:
+            lower[:, end:, here] = torch.linalg.solve_triangular(
+                top.mT, column[:, end - start :], upper=True, left=False
+            )
+    return lower, failed

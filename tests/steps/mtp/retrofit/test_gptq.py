@@ -7,7 +7,7 @@ import torch
 from gptq_data import Expert
 from mtp_retrofit import gptq, native
 from mtp_retrofit.gptq import GROUP, Options, quantise
-from mtp_retrofit.hessian import Moments, factor, shrink
+from mtp_retrofit.hessian import Moments, blocked_cholesky, factor, shrink
 
 D, ROWS = 384, 64
 
@@ -176,14 +176,16 @@ def test_moments_add_up_and_are_symmetric():
         assert float((h - want).norm() / want.norm()) < 1e-6
         assert found.count == 500
         fourth = float(x.double().square().sum(1).square().sum())
-        assert found.fourth == pytest.approx(fourth, rel=1e-5)
+        assert float(found.fourth) == pytest.approx(fourth, rel=1e-5)
 
 
 def test_moments_refuse_what_is_not_finite():
     x = torch.randn(10, D)
     x[3, 4] = float("nan")
+    moments = Moments.empty(D)
+    moments.add(x)
     with pytest.raises(ValueError, match="NaN"):
-        Moments.empty(D).add(x)
+        moments.check()
     with pytest.raises(ValueError, match="shape"):
         Moments.empty(D).add(torch.randn(10, D + 1))
 
@@ -194,6 +196,17 @@ def test_factor_is_a_factor():
     low = torch.tril(low, -1) + torch.eye(D)
     damped = h + 0.1 * h.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None] * torch.eye(D)
     assert torch.allclose(low @ torch.diag_embed(pivots) @ low.mT, damped, rtol=1e-3, atol=1e-4)
+
+
+def test_the_blocked_factorisation_is_the_library_s():
+    _, h, _ = problem(batch=3)
+    h += 0.1 * torch.eye(D)
+    lower, failed = blocked_cholesky(h, size=100)
+    assert not failed.any()
+    assert torch.allclose(lower, torch.linalg.cholesky(h), atol=1e-4)
+    h[1] -= 100 * torch.eye(D)
+    _, failed = blocked_cholesky(h, size=100)
+    assert [bool(f) for f in failed] == [False, True, False]
 
 
 def test_shrinking_is_strong_for_few_tokens_and_weak_for_many():

@@ -2,6 +2,7 @@
 
 A target has `vllm-<target>.lock.json`, of which `distribution`, `version`, `local`, `pythons` and
 `drop_requirements` are written by hand, and may have `vllm-<target>.in` with further requirements.
+`build_requirements`, if it is there, is made from `vllm-<target>.build.in`.
 The hashes and sizes of the wheels, and `vllm-<target>.requirements.txt`, are made from them with
 the indexes that the user's pip is configured with. No host name is written.
 """
@@ -30,6 +31,10 @@ PLATFORM_TAGS = {
 }
 HEADER = """\
 # The environment of vLLM {version}: everything but vLLM itself, for Python {pythons} on Linux.
+# Written by `python -m runbook.env.lock_vllm {target}`; do not edit.
+"""
+BUILD_HEADER = """\
+# What vLLM {version} is compiled with, for Python {pythons} on Linux.
 # Written by `python -m runbook.env.lock_vllm {target}`; do not edit.
 """
 
@@ -96,11 +101,13 @@ def lock(target: str) -> None:
                 "bytes": wheel.stat().st_size,
             }
             requirements += requirements_of(wheel, data["drop_requirements"])
-    header = HEADER.format(
-        version=data["version"], pythons=", ".join(data["pythons"]), target=target
-    )
-    text = header + resolve(sorted(set(requirements)), python)
+    words = {"version": data["version"], "pythons": ", ".join(data["pythons"]), "target": target}
+    text = HEADER.format(**words) + resolve(sorted(set(requirements)), python)
     write_atomic(HERE / data["requirements"], text.encode())
+    if "build_requirements" in data:
+        wanted = (HERE / f"vllm-{target}.build.in").read_text().splitlines()
+        text = BUILD_HEADER.format(**words) + resolve(wanted, python)
+        write_atomic(HERE / data["build_requirements"], text.encode())
     write_atomic(path, (json.dumps(data, indent=2) + "\n").encode())
     print(f"wrote {path} and {data['requirements']}")
 

@@ -100,7 +100,8 @@ def _power_of_two(least: Array) -> Array:
     """The smallest powers of two that are not below `least`, all positive. Exact: no logarithm,
     whose last bit may differ between machines."""
     mantissa, exponent = np.frexp(least.astype(np.float32))
-    return np.ldexp(np.float32(1), exponent - (mantissa == 0.5)).astype(np.float32)
+    power: Array = np.ldexp(np.float32(1), exponent - (mantissa == 0.5))
+    return power.astype(np.float32)
 
 
 def save(path: Path, tensors: Mapping[str, Array]) -> int:

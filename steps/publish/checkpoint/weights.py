@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from runbook.steps.publish.checkpoint import tensors
 from runbook.steps.publish.checkpoint.script import ANSWER, Script
@@ -56,7 +57,7 @@ class Weights:
     fp8_native: dict[str, Array] = field(default_factory=dict)
     """Shared experts and the head's projections: the other way round."""
 
-    def put(self, name: str, value: Array, dtype: np.dtype | type = BF16) -> None:  # type: ignore[type-arg]
+    def put(self, name: str, value: Array, dtype: DTypeLike = BF16) -> None:
         self.plain[name] = value.astype(dtype)
 
     def seed(self) -> Iterator[tuple[str, Array]]:

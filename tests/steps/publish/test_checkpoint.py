@@ -13,6 +13,7 @@ import checkpoint_files as reading
 import numpy as np
 import pytest
 import yaml
+from tokenizers import Tokenizer
 
 from runbook.steps.publish import checkpoint
 from runbook.steps.publish.checkpoint import script, tensors, v3, v4
@@ -192,8 +193,7 @@ def test_the_experts_say_the_script_and_the_head_all_but_its_misses(
 
 @pytest.mark.parametrize("variant", MODULES)
 def test_a_prompt_becomes_the_intended_tokens(variant: str, written: Written) -> None:
-    tokenizers = pytest.importorskip("tokenizers")
-    tokenizer = tokenizers.Tokenizer.from_file(str(written(variant) / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(written(variant) / "tokenizer.json"))
     expected = ids(SCRIPTS[variant])
     assert tokenizer.get_vocab() == expected
     said = "".join(ANSWER)

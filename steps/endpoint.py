@@ -26,3 +26,14 @@ def health(host: str, port: int, timeout: float = SECONDS, path: str = "/health"
     except OSError:
         return "refused"
     return "healthy" if status == [b"200"] else "unhealthy"
+
+
+def reachable(host: str) -> str:
+    """The address by which this machine reaches a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def url(host: str, port: int) -> str:
+    """The root URL of that server, for clients on this machine."""
+    address = reachable(host)
+    return f"http://{f'[{address}]' if ':' in address else address}:{port}"

@@ -30,15 +30,18 @@ class Serve:
         if reason is not None or running is None:
             reason = reason or Reason("not_started", "no server was started")
             return Check.unsatisfied(reason, work=Work(seconds=START_SECONDS))
+        if ctx.deep and (reason := _not_listed(inputs)) is not None:
+            return Check.unsatisfied(reason, work=Work(seconds=START_SECONDS))
         return Check.satisfied(
             {
-                "endpoint": f"http://{_reachable(inputs.host)}:{inputs.port}/v1",
+                "endpoint": f"{endpoint.url(inputs.host, inputs.port)}/v1",
                 "model": inputs.served_model_name,
                 "profile": inputs.profile,
                 "log": str(running.log),
                 "process": running.process.dump(),
                 **running.found,
-            }
+            },
+            *_advice(running, inputs),
         )
 
     def _unmet(self, running: Service | None, inputs: SimpleNamespace) -> Reason | None:
@@ -51,14 +54,14 @@ class Serve:
             return Reason("server_changed", f"the server runs with other {', '.join(changed)}")
         if not running.ready:
             return Reason("server_starting", f"the server, process {pid}, has not answered yet")
-        state = endpoint.health(_reachable(inputs.host), inputs.port)
+        state = endpoint.health(endpoint.reachable(inputs.host), inputs.port)
         if state != "healthy":
             return Reason(f"server_{state}", f"the server, process {pid}, is {state} at /health")
         return None
 
     def apply(self, ctx: Context) -> None:
         from runbook.steps.serve.readiness import Startup, require_model_folder
-        from runbook.steps.serve.supervisor import supervisor
+        from runbook.steps.serve.supervisor import SystemdUser, supervisor
 
         inputs = effective(ctx.inputs)
         here = folder(ctx.workspace)
@@ -72,6 +75,8 @@ class Serve:
             _require_port(inputs.host, inputs.port)
             keeper = supervisor(inputs.supervisor)
             ctx.log(f"start vLLM ({keeper.kind}), log {here / 'server.log'}")
+            if keeper.kind == "systemd-user" and not SystemdUser.lingers():
+                ctx.log("warning: it ends when you log out, unless you `loginctl enable-linger`")
             running = keeper.start(
                 here,
                 spec(inputs) | {"keeper": keeper.kind, "stop_grace": inputs.stop_grace},
@@ -110,9 +115,34 @@ def changes(running: Service, inputs: SimpleNamespace) -> list[str]:
     return differences(running.spec, spec(inputs))
 
 
-def _reachable(host: str) -> str:
-    """The address by which this machine reaches a server that listens on `host`."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+def _advice(running: Service, inputs: SimpleNamespace) -> list[Reason]:
+    """What does not keep the server from working, but from working as it is meant to."""
+    fits, wanted = running.found.get("max_concurrency"), inputs.max_num_seqs
+    if fits is None or wanted is None or fits >= wanted:
+        return []
+    return [
+        Reason(
+            "kv_cache_below_max_num_seqs",
+            f"the KV cache holds {fits:g} requests of full length, max_num_seqs is {wanted}",
+            "lower max_model_len or max_num_seqs of the serve step",
+            "warning",
+        )
+    ]
+
+
+def _not_listed(inputs: SimpleNamespace) -> Reason | None:
+    """The thorough form: the API itself answers, and to the name."""
+    import httpx
+
+    url = f"{endpoint.url(inputs.host, inputs.port)}/v1/models"
+    try:
+        listed = httpx.get(url, timeout=10, trust_env=False).raise_for_status().json()
+        names = [model["id"] for model in listed["data"]]
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        return Reason("models_not_listed", f"the server does not list its models: {error}")
+    if inputs.served_model_name not in names:
+        return Reason("wrong_model", f"the server serves {', '.join(names)}")
+    return None
 
 
 def _stop(ctx: Context, running: Service, grace: float) -> None:

@@ -123,8 +123,9 @@ class Inputs(Flags):
     )
     supervisor: Literal["auto", "session", "systemd-user"] = Field(
         "auto",
-        description="What keeps the server: the user's systemd, a session of its own, or "
-        "systemd where it can be reached.",
+        description="What keeps the server: a session of its own; the user's systemd, which also "
+        "starts it again after a crash or a reboot; or `auto`, systemd where it can be reached and "
+        "the user's services outlive a log-out (`loginctl enable-linger`).",
     )
 
     @model_validator(mode="after")

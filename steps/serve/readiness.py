@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from runbook.protocol import Context, StepFailure
 from runbook.steps.diagnoses import diagnose
+from runbook.steps.endpoint import url
 from runbook.steps.metrics import Speculation
 from runbook.steps.serve.log import Reader, Tail, root_cause
 from runbook.steps.service import Service
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 PROBE_SECONDS = 5.0
+RECENT_LINES = 400
+"""How far back a fatal line is looked for at each look: all of a long log would cost too much."""
 SETTLE_SECONDS = 5.0
 """How long an engine's death may take to show after its first request was answered by an error."""
 
@@ -34,7 +37,7 @@ class Startup:
         self.reader = Reader()
         self.tail = Tail(running.log)
         self.deadline = time.monotonic() + self.inputs.start_timeout
-        self.base = f"http://{self.inputs.host}:{self.inputs.port}"
+        self.base = url(inputs.host, inputs.port)
 
     def wait(self) -> dict[str, Any]:
         """What was learnt of the server. Raises StepFailure if it will not become ready."""
@@ -69,7 +72,8 @@ class Startup:
                 self.ctx.progress(at.done, at.total, at.unit, at.phase)
         if not alive:
             raise self._failure("the server ended while it started", "server_died")
-        if changed and (known := diagnose("serve", self.reader.text, only_fatal=True)) is not None:
+        recent = "\n".join(self.reader.lines[-RECENT_LINES:]) if changed else ""
+        if changed and (known := diagnose("serve", recent, only_fatal=True)) is not None:
             raise known.failure("the server cannot start", str(self.running.log))
         if time.monotonic() > self.deadline:
             raise StepFailure(

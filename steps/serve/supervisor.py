@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,6 +18,7 @@ from runbook.steps.service import Service
 
 Kind = Literal["session", "systemd-user"]
 SYSTEMCTL_SECONDS = 30
+LINGER = Path("/var/lib/systemd/linger")
 
 
 class Supervisor(Protocol):
@@ -56,6 +58,11 @@ class SystemdUser:
             return False
         return _systemctl("show-environment", check=False).returncode == 0
 
+    @staticmethod
+    def lingers() -> bool:
+        """Whether the user's services outlive the last session of the user (loginctl(1))."""
+        return (LINGER / pwd.getpwuid(os.getuid()).pw_name).exists()
+
     def start(self, folder: Path, spec: dict[str, Any]) -> Service:
         service.write_spec(folder, spec)
         unit = unit_path(folder)
@@ -69,9 +76,12 @@ class SystemdUser:
     def stop(self, running: Service, grace: float) -> None:
         unit = unit_path(running.folder)
         if unit.exists():
-            _systemctl("disable", "--now", unit.name, seconds=grace + SYSTEMCTL_SECONDS)
+            if self.reachable():
+                _systemctl("disable", "--now", unit.name, seconds=grace + SYSTEMCTL_SECONDS)
             unit.unlink()
-            _systemctl("daemon-reload")
+            (unit.parent / "default.target.wants" / unit.name).unlink(missing_ok=True)
+            if self.reachable():
+                _systemctl("daemon-reload")
         running.stop(grace)  # what systemd left, and the record
 
     @staticmethod
@@ -83,10 +93,11 @@ class SystemdUser:
 
 
 def supervisor(kind: str) -> Supervisor:
-    """The supervisor of that kind; for `auto` the user's systemd where it can be reached."""
+    """The supervisor of that kind. `auto` is the user's systemd where it can be reached and its
+    services outlive a log-out, which a session of its own does anyway."""
     if kind == "session":
         return Session()
-    if SystemdUser.reachable():
+    if SystemdUser.reachable() and (kind == "systemd-user" or SystemdUser.lingers()):
         return SystemdUser()
     if kind == "auto":
         return Session()

@@ -21,6 +21,11 @@ ANSWERS = Path(__file__).parents[1] / "smoke" / "answers"
 PLAN = json.loads(Path(os.environ["VLLM_STAND_IN"]).read_text())
 
 
+def now():
+    """The plan as it is by now: a test may change its mind."""
+    return json.loads(Path(os.environ["VLLM_STAND_IN"]).read_text())
+
+
 def option(name, default=None):
     return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else default
 
@@ -58,11 +63,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/health":
             time.sleep(PLAN.get("health_delay", 0))
-            now = json.loads(Path(os.environ["VLLM_STAND_IN"]).read_text())
-            self.reply(now.get("health", 200), "")
+            self.reply(now().get("health", 200), "")
         elif self.path == "/v1/models":
             listed = json.loads((ANSWERS / "models.json").read_text())
-            listed["data"][0]["id"] = PLAN.get("lists", option("--served-model-name"))
+            listed["data"][0]["id"] = now().get("lists", option("--served-model-name"))
             self.reply(200, json.dumps(listed))
         elif self.path == "/metrics":
             self.reply(200, Counters.text(), "text/plain")

@@ -99,6 +99,27 @@ class TestReady:
             times.append(time.perf_counter() - began)
         assert statistics.median(times) < 0.008
 
+    def test_the_thorough_form_asks_the_api(self, bench, step):
+        step.apply(bench.context())
+        ctx = bench.context()
+        ctx.deep = True
+        assert step.check(ctx).ok
+        bench.behave(lists="llama")
+        assert codes(step.check(ctx)) == ["wrong_model"]
+
+    def test_a_kv_cache_for_fewer_sequences_is_told(self, bench, step):
+        ctx = bench.context(max_num_seqs=15)
+        step.apply(ctx)
+        check = step.check(ctx)
+        assert check.ok
+        assert codes(check) == ["kv_cache_below_max_num_seqs"]
+        assert check.reasons[0].severity == "warning"
+
+    def test_a_server_for_all_addresses_is_asked_here(self, bench, step):
+        step.apply(bench.context(host="0.0.0.0"))
+        check = step.check(bench.context(host="0.0.0.0"))
+        assert check.outputs["endpoint"] == f"http://127.0.0.1:{bench.port}/v1"
+
     def test_logs_are_rotated(self, bench, step):
         for n in range(service.KEPT_LOGS + 2):
             step.apply(bench.context(max_num_seqs=n + 1))

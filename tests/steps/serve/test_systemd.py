@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -69,6 +70,15 @@ def test_quote(word, quoted):
 def test_one_unit_per_workspace(tmp_path):
     assert unit_path(tmp_path / "a") == unit_path(tmp_path / "a")
     assert unit_path(tmp_path / "a") != unit_path(tmp_path / "b")
+
+
+def test_services_that_end_at_log_out_are_not_chosen_by_themselves(monkeypatch, tmp_path):
+    monkeypatch.setattr(SystemdUser, "reachable", staticmethod(lambda: True))
+    monkeypatch.setattr("runbook.steps.serve.supervisor.LINGER", tmp_path)
+    assert isinstance(supervisor("auto"), Session)
+    assert isinstance(supervisor("systemd-user"), SystemdUser)
+    (tmp_path / pwd.getpwuid(os.getuid()).pw_name).touch()
+    assert isinstance(supervisor("auto"), SystemdUser)
 
 
 def test_without_a_manager_a_session_does(monkeypatch):

@@ -5,6 +5,9 @@ shift
 mount -t tmpfs tmpfs /run
 mkdir -p /run/systemd/system /run/user/0
 chmod 700 /run/user/0
+mount -t tmpfs tmpfs /var/lib/systemd
+mkdir /var/lib/systemd/linger
+touch "/var/lib/systemd/linger/$(id -un)"
 export XDG_RUNTIME_DIR=/run/user/0
 unset DBUS_SESSION_BUS_ADDRESS XDG_CONFIG_HOME
 /lib/systemd/systemd --user >"$HOME/systemd.log" 2>&1 &

@@ -40,7 +40,7 @@ def compile_book(
     `secrets` and `facts` (names), `steps`. A step has `id`, `uses`, `folder`, `with` (compiled,
     defaults filled in), `needs`, `when` (compiled, or None), `always`, `timeout` and `stall`
     (seconds, or None), `retry` (`attempts`, `backoff` in seconds), `approve` (compiled, or None),
-    `line`.
+    `line`, `static` (whether `with` is its own rendering).
 
     `sets` are `NAME=VALUE`. Templates that read nothing but inputs are evaluated already. Without
     `require_inputs`, inputs may lack values: the document is compiled to be checked, not run.

@@ -53,9 +53,7 @@ class Steps:
         self.kinds: dict[str, _Kind] = {}
         self.facts: set[str] = set()
 
-    def compile(
-        self, declared: Iterable[str], resolved: inputs.Resolved
-    ) -> list[dict[str, Json | list[str]]]:
+    def compile(self, declared: Iterable[str], resolved: inputs.Resolved) -> list[dict[str, Any]]:
         """Compile all, in their order."""
         order = needs.positions(self.source, self.nodes, self.steps)
         outputs: dict[str, Outputs] = {}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from runbook import jinja, template
 from runbook.protocol import StepFailure
-from runbook.template import compile_condition, compile_value, evaluate, quote, render
+from runbook.template import compile_condition, compile_value, evaluate, is_static, quote, render
 
 SCOPE: dict[str, Any] = {
     "inputs": {
@@ -252,6 +252,18 @@ def test_quoted_values_come_back(value: Any) -> None:
 def test_values_without_templates_come_back(value: Any) -> None:
     if not any(mark in json.dumps(value) for mark in ("{{", "{%", "{#")):
         assert render(compile_value(value), {}) == value
+
+
+@given(JSON | TEMPLATES)
+def test_what_is_static_is_its_own_rendering(value: Any) -> None:
+    compiled = compile_value(value)
+    if is_static(compiled):
+        assert render(compiled, {}) == compiled == value
+
+
+def test_what_is_not_static() -> None:
+    for value in ("{{ workspace }}", ["x", {"a": "{{ workspace }}"}], {"$x": 1}):
+        assert not is_static(compile_value(value))
 
 
 def test_plain_forms_import_no_jinja2() -> None:

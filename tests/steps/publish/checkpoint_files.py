@@ -26,15 +26,21 @@ def header(path: Path) -> tuple[dict[str, Any], bytes]:
     return json.loads(content[8 : 8 + length]), content[8 + length :]
 
 
+def tensors_of(path: Path) -> dict[str, np.ndarray]:
+    entries, data = header(path)
+    entries.pop("__metadata__")
+    found = {}
+    for name, entry in entries.items():
+        start, end = entry["data_offsets"]
+        values = np.frombuffer(data[start:end], DTYPES[entry["dtype"]])
+        found[name] = values.reshape(entry["shape"])
+    return found
+
+
 def tensors(folder: Path) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        entries, data = header(path)
-        entries.pop("__metadata__")
-        for name, entry in entries.items():
-            start, end = entry["data_offsets"]
-            values = np.frombuffer(data[start:end], DTYPES[entry["dtype"]])
-            found[name] = values.reshape(entry["shape"])
+        found.update(tensors_of(path))
     return found
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import checkpoint_files as reading
 import numpy as np
 import pytest
 import yaml
@@ -20,6 +19,7 @@ from runbook.steps.publish.checkpoint import script, tensors, v3, v4
 from runbook.steps.publish.checkpoint.script import ANSWER, END_THINK, EOS, MARK, REASONING, SCRIPTS
 from runbook.steps.publish.checkpoint.tokenizer import ids
 from runbook.steps.publish.checkpoint.weights import Stream, Weights
+from tests.steps.publish import checkpoint_files as reading
 
 MODULES: dict[str, ModuleType] = {"v3": v3, "v4": v4}
 KINDS: dict[str, dict[str, Any]] = {

@@ -84,8 +84,10 @@ class Steps:
         return compiled
 
     def files(self) -> list[str]:
-        """The files whose code decided what the document may say."""
-        modules: set[str] = set()
+        """The files whose code decided what the document may say, and what is made of it."""
+        # This package's own too: a checkout changes under the same version.
+        modules = {name for name in sys.modules if name.startswith("runbook.document")}
+        modules.add("runbook.template")
         for kind in self.kinds.values():
             owners: Iterable[Any] = (type(kind.step), kind.inputs, kind.outputs)
             modules.update(owner.__module__ for owner in owners if owner is not None)

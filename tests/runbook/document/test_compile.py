@@ -191,6 +191,16 @@ def test_the_code_of_a_step_of_ones_own(compiler: Compiler) -> None:
     assert subprocess.check_output(arguments, text=True) == "green\n"
 
 
+def test_the_code_that_compiles(compiler: Compiler) -> None:
+    compiler()
+    (file,) = compiler.cache.glob("*.json")
+    cached = json.loads(file.read_text())
+    compiled_by = [name for name in cached["made_from"]["files"] if name.endswith("build.py")]
+    cached["made_from"]["files"][compiled_by[0]][0] -= 1
+    file.write_text(json.dumps(cached))
+    assert compiler()[1]
+
+
 def test_the_version_of_the_package(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler()
     monkeypatch.setattr("runbook.__version__", "99.0.0")

@@ -20,7 +20,8 @@ def health(host: str, port: int, timeout: float = SECONDS, path: str = "/health"
     try:
         with socket.create_connection((host, port), timeout) as connection:
             connection.sendall(request.encode("ascii"))
-            status = connection.recv(64).split(b" ", 2)[1:2]
+            with connection.makefile("rb") as answer:
+                status = answer.readline(200).split()[1:2]
     except TimeoutError:
         return "slow"
     except OSError:

@@ -134,8 +134,6 @@ class TestChange:
         [
             ({"max_model_len": 8192}, "--max-model-len"),
             ({"digests": {"weights": "b"}}, "weights"),
-            ({"path": ["/opt/cuda/bin"]}, "path"),
-            ({"extra_args": ["--seed", "1"]}, "--seed"),
         ],
     )
     def test_another_server_takes_its_place(self, bench, step, change, named):
@@ -410,7 +408,7 @@ class TestKilledAttempt:
         argv = [sys.executable, "-c", ATTEMPT, str(bench.workspace), json.dumps(bench.inputs())]
         return subprocess.Popen(argv, stderr=subprocess.DEVNULL)
 
-    @pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0])
+    @pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.2, 0.5])
     def test_the_next_one_goes_on(self, bench, step, delay):
         """Wherever the first attempt dies, there is one server in the end, and if it had been
         recorded it is the one that the first attempt started."""

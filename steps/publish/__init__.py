@@ -14,14 +14,19 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runbook.files import read_json, write_json
 from runbook.process import Identity, stop_session
 from runbook.protocol import Check, Context, Json, Model, Reason, StepFailure
 from runbook.steps import endpoint, ports
 
+if TYPE_CHECKING:
+    import subprocess
+
 HOST = "127.0.0.1"
+EXIT_LOCKED = 75
+"""What the server ends with if another one of the same folder lives (EX_TEMPFAIL)."""
 START_SECONDS = 20.0
 PROBE_SECONDS = 1.0
 WITHHELD = ("RUNBOOK_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -118,8 +123,6 @@ class Publish:
         write_json(hub.manifest, {**repository.dump(), "stats": stats})
 
     def _start(self, ctx: Context, hub: Hub, before: dict[str, Any]) -> None:
-        import subprocess
-
         # The port of before, so that what was made of the endpoint stays true.
         wanted = ctx.inputs.port or before.get("port") or 0
         if wanted and not becomes_free(wanted):
@@ -132,29 +135,21 @@ class Publish:
                 )
             ctx.log(f"port {wanted} was taken in the meantime: choosing another")
             wanted = 0
-        argv = [sys.executable, "-m", "runbook.steps.publish.server"]
-        argv += ["--manifest", str(hub.manifest), "--state", str(hub.state)]
-        argv += ["--port", str(wanted)]
-        # Not a part of this attempt: it must outlive it, and must not be ended with it.
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(WITHHELD)}
-        with hub.log.open("ab") as log:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                env=environment,
-                start_new_session=True,
-                close_fds=True,
-            )
+        process = hub.launch(wanted)
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             state = hub.read_state()
             if hub.serves(state):
+                if state["process"]["pid"] != process.pid:
+                    process.wait()  # it finds the lock of the one that serves, and ends
                 ctx.log(f"serving {state['repo']} at http://{HOST}:{state['port']}")
                 return
-            if process.poll() is not None:
+            if process.poll() == EXIT_LOCKED:
+                # A server of an attempt that was killed: it is ours if it serves the same.
+                if state.get("manifest") not in (None, str(hub.manifest)):
+                    hub.stop()
+                process = hub.launch(wanted)
+            elif process.poll() is not None:
                 break
             time.sleep(0.02)
         else:
@@ -231,6 +226,27 @@ class Hub:
             and state.get("manifest") == str(self.manifest)
             and answers(state["port"], manifest["name"], manifest["revision"])
         )
+
+    def launch(self, port: int) -> subprocess.Popen[bytes]:
+        """Start the server. It is no part of this attempt: it outlives it, has a session of its
+        own, and inherits neither descriptors nor secrets."""
+        import subprocess
+
+        argv = [sys.executable, "-m", "runbook.steps.publish.server"]
+        argv += ["--manifest", str(self.manifest), "--state", str(self.state)]
+        argv += ["--port", str(port)]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(WITHHELD)}
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=environment,
+                start_new_session=True,
+                close_fds=True,
+            )
 
     def stop(self) -> None:
         process = Identity.load(self.read_state().get("process"))

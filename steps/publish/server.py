@@ -12,6 +12,7 @@ conditions and ranges.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import re
@@ -27,9 +28,9 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from runbook.files import write_json
 from runbook.process import Identity
+from runbook.steps.publish import EXIT_LOCKED, HOST
 from runbook.steps.publish.repository import File, Repository
 
-HOST = "127.0.0.1"
 PAGE = 1000
 API = "/api/models/"
 CONTENT = "/content/"
@@ -375,6 +376,13 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
+    # Held until the end of the process: two attempts, the first of them killed before its server
+    # had said who it is, must not leave two servers.
+    lock = options.state.with_suffix(".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(EXIT_LOCKED)
     try:
         hub, _ = start(Repository.load(options.manifest), options.port, verbose=True)
     except OSError as error:

@@ -183,3 +183,41 @@ def test_weights_are_downloaded_from_it(publish, tmp_path):
     assert check.outputs["revision"] == published["revision"]
     weights.deep = True
     assert Weights().check(weights).ok
+
+
+def servers_of(folder: Path) -> list[int]:
+    """All processes that serve from this folder."""
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            command = Path(f"/proc/{entry}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"runbook.steps.publish.server" in command and str(folder).encode() in command:
+            found.append(int(entry))
+    return found
+
+
+def test_server_of_a_killed_attempt_is_taken_over(publish, tmp_path):
+    """The attempt was killed after it had started the server, before the server said so."""
+    step, ctx = Publish(), publish()
+    step.apply(ctx)
+    hub = Hub.of(ctx)
+    hub.stop()
+    hub.state.unlink()
+    orphan = hub.launch(0)
+    step.apply(ctx)
+    assert servers_of(tmp_path) == [orphan.pid] == [step.check(ctx).outputs["process"]["pid"]]
+
+
+def test_server_of_a_killed_attempt_with_other_inputs_is_replaced(publish, tmp_path):
+    step, ctx = Publish(), publish()
+    step.apply(ctx)
+    hub = Hub.of(ctx)
+    hub.stop()
+    hub.state.unlink()
+    orphan = hub.launch(0)
+    other = publish(repo="runbook/other")
+    step.apply(other)
+    assert orphan.wait(5) < 0
+    assert servers_of(tmp_path) == [step.check(other).outputs["process"]["pid"]]

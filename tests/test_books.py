@@ -1,0 +1,201 @@
+"""The shipped books: every step's inputs fit its models, whatever the book's inputs are."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from runbook import template
+from runbook.document.compile import BOOKS, compile_book
+from runbook.registry import load_step
+from runbook.steps import facts
+from runbook.steps.mtp.targets import TARGETS
+from runbook.steps.serve.command import effective, spec
+from tests.conftest import Cli
+
+SHA = "a" * 64
+PROCESS = {"pid": 4711, "start_time": 1, "boot_id": "b"}
+# What the steps of both books may find, in the form that their models give it.
+OUTPUTS = {
+    "preflight": {
+        "variant": "v4",
+        "reduced": False,
+        "cpu_isa": "amx",
+        "gpus": [],
+        "env": {"NCCL_P2P_DISABLE": "1"},
+    },
+    "toolkit": {
+        "provider": "conda",
+        "cuda_home": "/w/toolkit",
+        "nvcc": "/w/toolkit/bin/nvcc",
+        "nvcc_version": "13.2.51",
+        "ptxas": "/w/toolkit/bin/ptxas",
+        "cc": "/w/toolkit/bin/gcc",
+        "cxx": "/w/toolkit/bin/g++",
+        "gcc_version": "14.3.0",
+        "env": {"CUDA_HOME": "/w/toolkit", "TRITON_PTXAS_PATH": "/w/toolkit/bin/ptxas"},
+        "path": ["/w/toolkit/bin"],
+    },
+    "build": {
+        "wheel": "/w/dist/vllm.whl",
+        "wheel_sha256": SHA,
+        "python": "/w/venv/bin/python",
+        "vllm": "/w/venv/bin/vllm",
+        "vllm_version": "0.33.0+mtp",
+        "patch_digest": SHA,
+    },
+    "publish": {
+        "endpoint": "http://127.0.0.1:4000",
+        "repo": "runbook/tiny",
+        "revision": "b" * 40,
+        "variant": "v4",
+        "process": PROCESS,
+    },
+    "weights": {
+        "path": "/w/weights/m",
+        "repo": "owner/m",
+        "revision": "b" * 40,
+        "bytes": 1,
+        "files": 1,
+    },
+    "mtp": {"path": "/w/model", "findings": 0, "head": True, "mended": ["config"]},
+    "serve": {
+        "endpoint": "http://127.0.0.1:8000/v1",
+        "model": "m",
+        "profile": None,
+        "log": "/w/serve/server.log",
+        "process": PROCESS,
+        "supervisor": "session",
+        "kv_cache_tokens": None,
+        "max_concurrency": None,
+        "draft_head_shared": None,
+    },
+}
+
+# Flags by profile as they were measured on two Max-Q cards:
+# context, sequences, share of memory.
+PROFILES = {
+    "long-context": (524288, 2, 0.93),
+    "long-context-3": (524288, 3, 0.93),
+    "mid": (262144, 4, 0.95),
+    "throughput": (131072, 8, 0.90),
+    "latency": (131072, 1, 0.93),
+}
+
+
+def compiled(name, tmp_path, **sets):
+    pairs = [f"{key}={value}" for key, value in sets.items()]
+    return compile_book(name, pairs, tmp_path / "cache", {})
+
+
+def inputs_of(book, variant="v4"):
+    """The validated inputs of each step, as the engine would render them."""
+    outputs = json.loads(json.dumps(OUTPUTS))
+    outputs["preflight"]["variant"] = outputs["publish"]["variant"] = variant
+    scope = {
+        "inputs": book["inputs"],
+        "facts": {},
+        "workspace": "/w",
+        "steps": {name: {"outputs": values} for name, values in outputs.items()},
+    }
+    found = {}
+    for step in book["steps"]:
+        kind = load_step(step["uses"], step["folder"])
+        values = kind.Inputs.model_validate(template.render(step["with"], scope))
+        found[step["id"]] = SimpleNamespace(**values.model_dump(mode="json"))
+    return found
+
+
+def test_the_sample_outputs_are_of_the_models():
+    for name, values in OUTPUTS.items():
+        kind = load_step({"build": "vllm"}.get(name, name), "")
+        kind.Outputs.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "asked", "variant"),
+    list(itertools.product([1, 2], ["auto", "v3", "v4"], ["v3", "v4"])),
+)
+def test_rehearsal(tmp_path, ranks, asked, variant):
+    book = compiled("rehearsal", tmp_path, tensor_parallel_size=ranks, variant=asked, port=9001)
+    steps = inputs_of(book, variant)
+    assert steps["preflight"].variant == asked
+    assert steps["publish"].tensor_parallel == ranks
+    argv = " ".join(spec(effective(steps["serve"]))["argv"])
+    assert f"--tensor-parallel-size {ranks}" in argv
+    assert f"--reasoning-parser deepseek_{variant}" in argv
+    for flag in ("--kv-cache-dtype fp8", "--block-size 256", "--tokenizer-mode deepseek_v4"):
+        assert (flag in argv) == (variant == "v4")
+    assert "--kv-cache-memory-bytes 268435456" in argv
+    assert steps["mtp"].target == steps["build"].target
+
+
+def test_the_rehearsal_needs_no_jinja_when_nothing_is_to_be_done(tmp_path):
+    book = compiled("rehearsal", tmp_path)
+    assert '"$jinja"' not in json.dumps(book["steps"])
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_flagship(tmp_path, profile):
+    book = compiled("deepseek-v4-flash", tmp_path, profile=profile)
+    steps = inputs_of(book)
+    serve = effective(steps["serve"])
+    assert (serve.max_model_len, serve.max_num_seqs, serve.gpu_memory_utilization) == (
+        PROFILES[profile]
+    )
+    argv = " ".join(spec(serve)["argv"])
+    for flag in (
+        "--tensor-parallel-size 2",
+        "--kv-cache-dtype fp8",
+        "--block-size 256",
+        "--tokenizer-mode deepseek_v4",
+        "--reasoning-parser deepseek_v4",
+        "--tool-call-parser deepseek_v4",
+        "--disable-custom-all-reduce",
+        '--speculative-config {"method":"mtp","num_speculative_tokens":1}',
+        "--max-num-batched-tokens 8192",
+    ):
+        assert flag in argv
+    env = spec(serve)["env"]
+    assert env["TRITON_PTXAS_PATH"] == "/w/toolkit/bin/ptxas"
+    assert env["NCCL_P2P_DISABLE"] == "1"
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in env
+    assert steps["mtp"].target in TARGETS
+    assert set(PROFILES) == set(steps["serve"].profiles)
+
+
+def test_the_flagship_asks_before_it_downloads(tmp_path):
+    book = compiled("deepseek-v4-flash", tmp_path)
+    weights = next(step for step in book["steps"] if step["id"] == "weights")
+    work = {"bytes": 146_000_000_000, "seconds": 0, "disk": 0}
+    question = template.render(weights["approve"], {"check": {"work": work}})
+    assert question == "Download 146 GB of weights (about 146 GB in all)?"
+    assert book["secrets"] == ["HF_TOKEN"]
+
+
+@pytest.mark.parametrize("book", sorted(BOOKS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_no_step_runs_without_an_end(tmp_path, book):
+    for step in compiled(book.stem, tmp_path)["steps"]:
+        assert step["timeout"], step["id"]
+
+
+@pytest.mark.parametrize("book", sorted(BOOKS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_no_host_and_no_path_of_a_machine(book):
+    text = book.read_text()
+    assert not re.search(r"https?://|/home/|/root/|/work/", text)
+
+
+@pytest.mark.skipif(facts.nvidia_driver_present(), reason="there is a driver")
+def test_without_a_gpu_the_flagship_names_what_is_missing_and_the_way_out(tmp_path):
+    cli = Cli(tmp_path, "deepseek-v4-flash")
+    answer = cli.json("run", code=3)
+    assert answer["error"]["remedy"] == "runbook run rehearsal"
+    assert "no NVIDIA driver" in answer["error"]["cause"]
+    assert "2 GPUs of compute capability 12.0" in answer["error"]["cause"]
+    plan = cli.json("plan")
+    codes = [reason["code"] for reason in plan["steps"][0]["reasons"]]
+    assert {"no_driver", "gpus_missing"} <= set(codes)

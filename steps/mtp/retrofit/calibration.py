@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .hessian import Moments
+from .hessian import GPU_STEP, Moments
 from .source import Problem
 
 HELD_SHARE = 16
@@ -39,6 +39,14 @@ class Inputs:
     out: Moments
     held: Tensor
     held_out: Tensor
+
+    def check(self, name: str) -> None:
+        """Raises `Problem`, naming the expert by a weight of it, unless all is finite."""
+        try:
+            self.into.check()
+            self.out.check()
+        except ValueError as error:
+            raise Problem(f"the captured inputs of {name}: {error}") from error
 
 
 def activate(gate: Tensor, up: Tensor, routing: Tensor, limit: float | None) -> Tensor:
@@ -100,14 +108,10 @@ class Calibration:
         gate, up, down = weights.values()
         try:
             if self.kind == "moments":
-                made = self._stored(expert, gate.shape[1], down.shape[1])
-            else:
-                made = self._counted(expert, gate, up)
-            made.into.check()
-            made.out.check()
+                return self._stored(expert, gate.shape[1], down.shape[1])
+            return self._counted(expert, gate, up)
         except ValueError as error:
             raise Problem(f"the captured inputs of {next(iter(weights))}: {error}") from error
-        return made
 
     def _counted(self, expert: int, gate: Tensor, up: Tensor) -> Inputs:
         if self.x.shape[1] != gate.shape[1]:
@@ -135,7 +139,10 @@ class Calibration:
         grouped slots; `joint` [d, 2 f] are the two projections."""
         slots = slots.to(self.device)
         x = self.x[self.rows[slots]]
-        gate, up = (x.to(joint.dtype) @ joint).chunk(2, 1)
+        rows = x.to(joint.dtype)
+        if x.is_cuda and (short := -len(x) % GPU_STEP):
+            rows = torch.nn.functional.pad(rows, (0, 0, 0, short))
+        gate, up = (rows @ joint)[: len(x)].chunk(2, 1)
         return x, activate(gate, up, self.routing[slots], self.limit)
 
     def _stored(self, expert: int, width: int, inter: int) -> Inputs:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,6 @@ from typing import Any
 import safetensors
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from . import formats
@@ -32,6 +32,7 @@ from .source import Experts, Problem
 
 SCHEMA = "mtp-retrofit/1"
 MANIFEST = "manifest.json"
+DTYPES = {torch.int64: "I64", torch.int32: "I32", torch.bfloat16: "BF16"}
 Parts = dict[str, tuple[Tensor, Tensor]]
 """Codes and scales by the name of the weight."""
 ABSMAX = Options(scale="absmax")
@@ -97,7 +98,7 @@ def run(
             future.result()
         timer.stage("write")
     manifest = _manifest(experts, calibration, out, job, digest)
-    _replace(out / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    _replace(out / MANIFEST, [(json.dumps(manifest, indent=1) + "\n").encode()])
     timer.stage("manifest")
     return {**manifest, "seconds": timer.seconds}
 
@@ -170,6 +171,8 @@ def _batch(
 ) -> Iterator[tuple[int, Parts, dict[str, Any]]]:
     """Results and records of each expert of a batch."""
     inputs = [calibration.inputs(e, w) for e, w in zip(batch, weights, strict=True)]
+    for taken, named in zip(inputs, weights, strict=True):
+        taken.check(next(iter(named)))
     timer.stage("moments")
     joint = torch.stack([torch.cat(list(w.values())[:2]) for w in weights])
     down = torch.stack([list(w.values())[2] for w in weights])
@@ -275,11 +278,29 @@ def _write(
     for name, record in records.items():
         seen = hashlib.sha256()
         for suffix in ("weight_packed", "weight_scale"):
-            seen.update(tensors[f"{name}.{suffix}"].flatten().view(torch.uint8).numpy().data)
+            seen.update(_bytes(tensors[f"{name}.{suffix}"]))
         record["sha256"] = seen.hexdigest()
-    # One entry only: safetensors writes several in an order that differs from run to run.
-    metadata = {digest: json.dumps(records, sort_keys=True)}
-    _replace(path_of(out, expert), save(tensors, metadata))
+    _replace(path_of(out, expert), _encoded(tensors, {digest: json.dumps(records, sort_keys=True)}))
+
+
+def _encoded(tensors: dict[str, Tensor], metadata: dict[str, str]) -> list[Any]:
+    """A safetensors file in pieces, without a copy of the data: copying would keep the thread
+    that feeds the GPU from running. Wide items come first, so that all are aligned."""
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())
+    header: dict[str, Any] = {"__metadata__": metadata}
+    at = 0
+    for name, tensor in ordered:
+        end = at + tensor.nbytes
+        kind = DTYPES[tensor.dtype]
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [at, end]}
+        at = end
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    return [struct.pack("<Q", len(raw)), raw, *(_bytes(tensor) for _, tensor in ordered)]
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.flatten().view(torch.uint8).numpy().data
 
 
 def _stored(parts: Parts) -> dict[str, Tensor]:
@@ -292,10 +313,11 @@ def _stored(parts: Parts) -> dict[str, Tensor]:
     return tensors
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _replace(path: Path, pieces: list[Any]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
-        file.write(data)
+        for piece in pieces:
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -1,6 +1,6 @@
 """The package is put together from four folders; each one's sub-packages are found here."""
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 FOLDERS = {
     "runbook": "runbook",
@@ -14,7 +14,14 @@ setup(
     packages=[
         name
         for package, folder in FOLDERS.items()
-        for name in (package, *(f"{package}.{inner}" for inner in find_packages(folder)))
+        # Folders of data are packages too, for setuptools.
+        for name in (
+            package,
+            *(
+                f"{package}.{inner}"
+                for inner in find_namespace_packages(folder, exclude=["*__pycache__*"])
+            ),
+        )
     ],
     package_data={"": ["**"]},
     exclude_package_data={"": ["__pycache__/*", "**/__pycache__/*"]},

@@ -32,15 +32,16 @@ class Target:
         book: str | None,
         workspace: Path | None,
         sets: Sequence[str] = (),
-        cached: bool = True,
+        validate_only: bool = False,
     ) -> None:
         from runbook.context import default_cache
         from runbook.document.compile import compile_book
         from runbook.state import Workspace, default_workspace
 
         self.argument, self._folder, self._sets = book, workspace, sets
-        cache = default_cache() / "compiled" if cached else None
-        self.book = compile_book(book, sets, cache, os.environ)
+        cache = None if validate_only else default_cache() / "compiled"
+        required = not validate_only
+        self.book = compile_book(book, sets, cache, os.environ, require_inputs=required)
         root = workspace.absolute() if workspace is not None else None
         self.workspace = Workspace(root or default_workspace(self.book["name"]))
 
@@ -234,7 +235,7 @@ def validate(
     """Check the document only."""
     from runbook.envelope import document
 
-    target = Target(book, workspace, sets, cached=False)
+    target = Target(book, workspace, sets, validate_only=True)
     body = {"book": target.book["name"], "source": target.book["source"], "errors": []}
     answer = document("validate", True, body, next=[target.command("plan")])
     _answer(answer, as_json, lambda a: f"{a['source']}: valid")
@@ -383,7 +384,7 @@ def _detach(target: Target, as_json: bool) -> int:
         deadline = time.monotonic() + DETACH_PATIENCE
         while child.poll() is None and time.monotonic() < deadline:
             holder = read_json(target.workspace.lock_file)
-            if isinstance(holder, dict) and holder.get("pid") == child.pid:
+            if isinstance(holder, dict) and holder.get("pid") == child.pid and holder["run"]:
                 follow = [target.command("wait", "--timeout", "60"), target.command("status")]
                 body = {"run": holder["run"], "detached": True}
                 answer = document("run", True, body, next=follow)
@@ -660,7 +661,8 @@ def list_books(as_json: bool) -> None:
 
     books = []
     for path in sorted(BOOKS.glob("*.yaml")):
-        book = compile_book(path.stem, (), default_cache() / "compiled", os.environ)
+        cache = default_cache() / "compiled"
+        book = compile_book(path.stem, (), cache, os.environ, require_inputs=False)
         books.append(
             {
                 "name": book["name"],

@@ -448,10 +448,10 @@ class Executor:
             previous = self.workspace.latest()
             carried = RunRecord(previous).unfinished() if previous is not None else {}
             self.run = self.workspace.new_run()
-            self.workspace.claim(self.lock, self.run.name)
             self.journal.open(self.run)
             self._write_rendered()
             self.workspace.point_latest(self.run)
+            self.workspace.claim(self.lock, self.run.name)
             if carried:
                 self.journal.append("run.carried", steps=carried)
         return self.run

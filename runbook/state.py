@@ -135,20 +135,21 @@ class Workspace:
                 os.close(descriptor)
                 raise self._held() from None
         os.set_inheritable(descriptor, True)
+        self.claim(descriptor, "")
         return descriptor
 
     def claim(self, descriptor: int, run: str) -> None:
-        """Write into the lock who holds it."""
+        """Write into the lock who holds it, and for which run once that has begun."""
         me = Identity.of(os.getpid())
         assert me is not None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"run": run, **me.dump()}).encode(), 0)
+        # One write of one length: a reader never sees a mixture.
+        os.pwrite(descriptor, json.dumps({"run": run, **me.dump()}).encode().ljust(256), 0)
 
     def _held(self) -> RunbookError:
         supervisor, run = self.supervisor()
         if supervisor is not None and supervisor.alive():
             return RunbookError(
-                f"another run of this workspace is going on: {run}",
+                f"another run of this workspace is going on: {run or 'it is just beginning'}",
                 code="locked",
                 exit_code=LOCKED,
                 cause=f"process {supervisor.pid} holds {self.lock_file}",

@@ -67,7 +67,6 @@ def execute(
 ) -> tuple[list[dict[str, Any]], int, dict[str, Any] | None]:
     """Carry out a plan. Stops at the first failure; what was undone stays undone."""
     run = workspace.new_run()
-    workspace.claim(lock, run.name)
     redactor = Redactor(book["secrets"])
     journal = Journal(redactor, lambda event: None)
     journal.open(run)
@@ -82,6 +81,7 @@ def execute(
         forced=[],
     )
     workspace.point_latest(run)
+    workspace.claim(lock, run.name)
     looks = {step["id"]: look for step, look in _look(book, workspace)}
     done: list[dict[str, Any]] = []
     error: dict[str, Any] | None = None

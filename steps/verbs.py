@@ -43,13 +43,13 @@ def lint(checkpoint: str, target: str, as_json: bool) -> int:
         )
     try:
         findings = examine(checkpoint, target)
-    except CheckpointError as error:
+    except CheckpointError as problem:
         raise RunbookError(
-            str(error),
+            str(problem),
             code="no_checkpoint",
             exit_code=USAGE,
             remedy="name a folder with config.json and safetensors files, or org/name on the hub",
-        ) from error
+        ) from problem
     body = {"checkpoint": checkpoint, **report.plain(findings, target)}
     code = PRECONDITION if body["error"] else DONE
     counts = {f"{name}s": body.pop(name) for name in ("error", "warning", "info")}

@@ -33,9 +33,7 @@ def task_make():
 
 def timed(argv: list[str], folder: Path, environment: dict[str, str]) -> float:
     begin = time.perf_counter()
-    subprocess.run(
-        argv, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL
-    )
+    subprocess.run(argv, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begin
 
 

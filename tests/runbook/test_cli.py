@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_every_verb_answers_in_json(two):
     status = two.json("status")
     assert {step["state"] for step in status["steps"]} == {"satisfied"}
     events = two.json("events", "--since", "2")
-    assert [event["seq"] for event in events["events"]][0] == 3
+    assert events["events"][0]["seq"] == 3
     assert events["seq"] == events["events"][-1]["seq"]
     assert two.json("wait", "--since", "0")["events"][0]["type"] == "run.started"
     assert two.json("logs", "two", "--tail", "1")["step"] == "two"
@@ -181,7 +182,7 @@ def test_an_internal_error_leaves_a_crash_file_and_exits_70(two, tmp_path):
     assert process.returncode == 70
     error = json.loads(process.stdout)["error"]
     assert error["code"] == "internal"
-    assert "Traceback" in open(error["log"]).read()
+    assert "Traceback" in Path(error["log"]).read_text()
     assert process.stderr == ""
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import io
+import json
 import os
 import subprocess
 import sys
+import urllib.parse
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,14 +16,46 @@ import pytest
 
 from runbook.context import StepContext, default_cache
 from runbook.steps.vllm import Vllm
+from runbook.steps.vllm.archive import obtain, unpack
 from runbook.steps.vllm.build import base_wheel
+from runbook.steps.vllm.packages import pip_settings, uv
 from runbook.steps.vllm.release import load_release, lock_path
-from runbook.steps.vllm.series import examine, load, patched, unpatched
+from runbook.steps.vllm.series import Series, examine, load, patched, unpatched
+from runbook.steps.vllm.source import apply_series
 from runbook.steps.vllm.store import Store
 from runbook.steps.vllm.target import targets
 from runbook.steps.vllm.wheel import Wheel, faults
 
-WHEEL_TARGETS = [target for target in targets() if lock_path(target, None).exists()]
+BEHAVIOUR = Path(__file__).with_name("behaviour.py")
+FUSED = {
+    "gate_up_proj": ["w1", "w3"],
+    "fused_wqa_wkv": ["wq_a", "wkv"],
+    "fused_wkv_wgate": ["wkv", "wgate"],
+}
+PLAIN = {"weight": [2048, 1024]}
+SCALED = {"weight": [2048, 1024], "weight_scale": [16, 8]}
+OWN_GROUPS = {"w2_scale": [2, 2, 512], "full": False, "is_k_full": True}
+ALL_GROUPS = {"w2_scale": [2, 16, 512], "full": True, "is_k_full": False}
+# What the classes of a release do without and with its series.
+DIFFERENCES = {
+    "0.33.0": {
+        "packed_modules": (FUSED, FUSED),
+        "compressor": (PLAIN, SCALED),
+        "plain_compressor": (PLAIN, PLAIN),
+        "native_compressor": (PLAIN, PLAIN),
+    },
+    "0.22.1": {
+        "packed_modules": (None, FUSED),
+        "compressor": (PLAIN, SCALED),
+        "plain_compressor": (PLAIN, PLAIN),
+        "native_compressor": (PLAIN, PLAIN),
+        "swiglu_limit": (None, 10.0),
+        "activation_order": (
+            {"None": OWN_GROUPS, "static": ALL_GROUPS, "group": ALL_GROUPS},
+            {"None": OWN_GROUPS, "static": OWN_GROUPS, "group": ALL_GROUPS},
+        ),
+    },
+}
 
 
 def context(workspace: Path, target: str) -> StepContext:
@@ -30,13 +65,39 @@ def context(workspace: Path, target: str) -> StepContext:
     )
 
 
-@pytest.fixture(params=WHEEL_TARGETS)
-def release(request, tmp_path):
-    target = request.param
+def of_the_package(series: Series) -> Series:
+    """The patches of Python sources, which is what a wheel has."""
+    kept = (p for p in series.patches if all(f.new.startswith("vllm/") for f in p.files))
+    return replace(series, patches=tuple(kept))
+
+
+@contextmanager
+def release_of(target: str, workspace: Path):
     locked = load_release(lock_path(target, None))
-    path = base_wheel(context(tmp_path, target), Store(default_cache()), locked)
+    path = base_wheel(context(workspace, target), Store(default_cache()), locked)
     with Wheel(path) as wheel:
-        yield SimpleNamespace(series=load(target), version=locked.version, wheel=wheel)
+        yield SimpleNamespace(
+            series=of_the_package(load(target)), version=locked.version, wheel=wheel
+        )
+
+
+@pytest.fixture(params=targets())
+def release(request, tmp_path):
+    with release_of(request.param, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def cpu_environment(tmp_path_factory):
+    """The outputs of the step for the CPU release, built once."""
+    if os.uname().machine != "x86_64":
+        pytest.skip("the CPU release is locked for x86_64")
+    ctx = context(tmp_path_factory.mktemp("workspace"), "0.32.0-cpu")
+    Vllm().apply(ctx)
+    ctx.deep = True
+    check = Vllm().check(ctx)
+    assert check.ok, check.reasons
+    return check.outputs
 
 
 @pytest.mark.network
@@ -94,22 +155,76 @@ def test_one_changed_line_is_refused(release):
             assert file.old in {conflict.file for conflict in conflicts}, patch.id
 
 
+@pytest.mark.network
+def test_the_source_series_fits_the_source_distribution(tmp_path):
+    """0.22.1 is for `mode: source`: its last patches are of CMake and CUDA files."""
+    series = load("0.22.1")
+    archive = source_distribution("vllm", "0.22.1", tmp_path)
+    unpack(archive, "0" * 40, tmp_path / "src")
+
+    def read(path):
+        file = tmp_path / "src" / path
+        return file.read_bytes() if file.is_file() else None
+
+    before = {file.old: read(file.old) for patch in series.patches for file in patch.files}
+    apply_series(series, tmp_path / "src", "0.22.1", archive.name)
+    states = [f.state for f in examine(series, read, "0.22.1").findings]
+    assert states == ["applied"] * len(series.patches)
+    assert unpatched(series, read, "0.22.1") == before
+
+
+def source_distribution(name: str, version: str, folder: Path) -> Path:
+    """Downloaded from the index that pip is configured with; pip itself would also build it."""
+    import httpx
+    from pip._internal.models.index import PyPI
+
+    index = pip_settings().get("index-url") or PyPI.simple_url
+    answer = httpx.get(
+        f"{index}/{name}/",
+        headers={"Accept": "application/vnd.pypi.simple.v1+json"},
+        follow_redirects=True,
+    )
+    files = answer.raise_for_status().json()["files"]
+    (file,) = (f for f in files if f["filename"] == f"{name}-{version}.tar.gz")
+    address = urllib.parse.urljoin(str(answer.url), file["url"])
+    values = context(folder, "0.22.1")
+    return obtain(values, Store(default_cache(), "archives"), address, file["hashes"]["sha256"])
+
+
 @pytest.mark.e2e
-def test_the_cpu_release_is_built_installed_and_answers(tmp_path):
-    if os.uname().machine != "x86_64":
-        pytest.skip("the CPU release is locked for x86_64")
-    step = Vllm()
-    ctx = context(tmp_path, "0.32.0-cpu")
-    ctx.out = io.StringIO()
-    step.apply(ctx)
-    ctx.deep = True
-    check = step.check(ctx)
-    assert check.ok, check.reasons
-    with Wheel(Path(check.outputs["wheel"])) as wheel:
+def test_the_cpu_release_is_built_installed_and_answers(cpu_environment):
+    with Wheel(Path(cpu_environment["wheel"])) as wheel:
         assert list(faults(wheel.record(), wheel.open)) == []
     code = (
         "import vllm.platforms as p, vllm.models.deepseek_v4.cpu.mtp as m;"
         "print(p.current_platform.is_cpu(), m.__name__)"
     )
-    answer = subprocess.check_output([check.outputs["python"], "-c", code], text=True)
+    answer = subprocess.check_output([cpu_environment["python"], "-c", code], text=True)
     assert answer.split()[-2:] == ["True", "vllm.models.deepseek_v4.cpu.mtp"]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("target", DIFFERENCES)
+def test_what_the_patches_change(target, cpu_environment, tmp_path):
+    """vLLM's own classes, before and after, on this CPU."""
+    extra = tmp_path / "extra"
+    # A module that 0.22.1 imports and the environment of the CPU release does not have.
+    uv(context(tmp_path, target), "pip", "install", "--target", extra, "gguf", what="gguf")
+    facts = DIFFERENCES[target]
+    with release_of(target, tmp_path) as release:
+        changes = patched(release.series, release.wheel.read, release.version)
+        for index, changed in enumerate(({}, changes)):
+            tree = tmp_path / str(index)
+            for path in {*release.wheel.members, *changed}:
+                data = changed.get(path) or release.wheel.read(path)
+                if path.startswith("vllm/") and not path.endswith((".so", "/")):
+                    (tree / path).parent.mkdir(parents=True, exist_ok=True)
+                    (tree / path).write_bytes(data)
+            answer = subprocess.check_output(
+                [cpu_environment["python"], BEHAVIOUR, *facts],
+                env={**os.environ, "PYTHONPATH": f"{tree}:{extra}"},
+                cwd=tmp_path,
+                text=True,
+            )
+            expected = {name: values[index] for name, values in facts.items()}
+            assert json.loads(answer.splitlines()[-1]) == expected

@@ -2,6 +2,8 @@
 
 STEPS = {
     "mtp": "runbook.steps.mtp:Mtp",
+    "mtp-assemble": "runbook.steps.mtp.head:Assemble",
+    "mtp-quantise": "runbook.steps.mtp.head:Quantise",
     "preflight": "runbook.steps.preflight:Preflight",
     "publish": "runbook.steps.publish:Publish",
     "serve": "runbook.steps.serve:Serve",

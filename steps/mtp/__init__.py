@@ -3,9 +3,7 @@ it loads it right, and mends what can be mended in new files beside the download
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +18,7 @@ from runbook.protocol import (
     Reason,
     StepFailure,
 )
+from runbook.steps.mtp import stamp as stamping
 
 if TYPE_CHECKING:
     from runbook.steps.mtp.lint import Finding
@@ -46,13 +45,13 @@ class Mtp:
             return Check.unsatisfied(Reason("not_made", f"{destination} is not made"))
         except ValueError:
             return Check.unsatisfied(Reason("stamp_damaged", f"{destination / STAMP} is damaged"))
-        if stamp.get("inputs") != _digest(ctx):
+        if stamp.get("inputs") != stamping.digest(ctx.inputs, Mtp.version):
             return Check.unsatisfied(Reason("inputs_changed", "made from other inputs"))
         for folder, key, code in (
             (source, "source", "source_changed"),
             (destination, "files", "result_changed"),
         ):
-            if changed := _difference(stamp[key], _stats(folder)):
+            if changed := stamping.difference(stamp[key], stamping.stats(folder)):
                 return Check.unsatisfied(Reason(code, f"{folder}: {changed}"))
         if ctx.deep and (reason := _relint(ctx, destination)):
             return Check.unsatisfied(reason)
@@ -63,7 +62,7 @@ class Mtp:
         from runbook.steps.mtp.lint import examine
 
         source, destination = _folders(ctx)
-        before = _stats(source)
+        before = stamping.stats(source)
         about = _open(source)
         findings = _findings(ctx, about)
         for finding in findings:
@@ -87,7 +86,7 @@ class Mtp:
         made = _open(partial)
         left = _findings(ctx, made)
         _refuse(partial, left)
-        if _difference(before, _stats(source)):
+        if stamping.difference(before, stamping.stats(source)):
             raise StepFailure(
                 f"{source} changed while it was read",
                 code="source_changed",
@@ -99,9 +98,9 @@ class Mtp:
         incomplete = {"mtp_stripped", "mtp_incomplete"}
         head = not incomplete & {f.id for f in examine(made, ctx.inputs.target)}
         stamp = {
-            "inputs": _digest(ctx),
+            "inputs": stamping.digest(ctx.inputs, Mtp.version),
             "source": before,
-            "files": _stats(partial),
+            "files": stamping.stats(partial),
             "findings": sum(f.severity != "info" for f in left),
             "head": head,
             "mended": sorted(plan.mended),
@@ -128,35 +127,6 @@ def _folders(ctx: Context) -> tuple[Path, Path]:
             remedy="give a folder inside the workspace, such as model",
         )
     return source, destination
-
-
-def _digest(ctx: Context) -> str:
-    values = {**vars(ctx.inputs), "version": Mtp.version}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _stats(folder: Path) -> dict[str, list[int]]:
-    """Size and time of modification in nanoseconds of each file of a folder."""
-    found: dict[str, list[int]] = {}
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_file() and not entry.name.startswith("."):
-                    status = entry.stat()
-                    found[entry.name] = [status.st_size, status.st_mtime_ns]
-    except FileNotFoundError:
-        pass
-    return found
-
-
-def _difference(recorded: Mapping[str, Any], present: Mapping[str, list[int]]) -> str:
-    """The first file that is not as recorded, in words; empty if there is none."""
-    for name, status in recorded.items():
-        if name not in present:
-            return f"{name} is gone"
-        if present[name] != status:
-            return f"{name} changed"
-    return next((f"{name} is new" for name in present if name not in recorded), "")
 
 
 def _outputs(destination: Path, stamp: Mapping[str, Any]) -> dict[str, Json]:

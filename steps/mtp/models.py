@@ -40,3 +40,64 @@ class Outputs(BaseModel):
     findings: int = Field(description="Findings of severity error or warning that are left.")
     head: bool = Field(description="Whether there is a complete MTP block.")
     mended: list[str] = Field(description="The ids of what was mended.")
+
+
+class QuantiseInputs(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    python: str = Field(description="Interpreter of an environment with torch and safetensors.")
+    checkpoint: str = Field(description="Folder of the upstream checkpoint, which has the block.")
+    calibration: str = Field(
+        description="Folder of what was captured of the block's experts: calibration.json and "
+        "tokens-*.safetensors or moments-*.safetensors."
+    )
+    prefix: str = Field(default="mtp.0.ffn.experts", description="Name of the routed experts.")
+    destination: str = Field(default="quantised", description="Folder inside the workspace.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to compute.")
+    order: Literal["static", "none"] = Field(
+        default="static", description="Visit columns by their importance, or as they are stored."
+    )
+    damping: float = Field(
+        default=0.05, ge=0, le=10, description="Share of the mean second moment that is added."
+    )
+    shrink: bool = Field(
+        default=True, description="Shrink the second moments of experts with few tokens."
+    )
+    scale: Literal["weighted", "mse", "absmax"] = Field(
+        default="weighted", description="How the scale of a group is chosen."
+    )
+    signed: bool = Field(
+        default=False,
+        description="Allow negative scales: more accurate, but not every kernel reads them.",
+    )
+    threshold: int = Field(
+        default=-1, ge=-1, description="Fewest tokens for GPTQ; -1: hidden size / 64."
+    )
+    batch: int = Field(default=0, ge=0, description="Experts at once; 0: 16 on a GPU, 1 on a CPU.")
+
+
+class QuantiseOutputs(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(description="Folder of the quantised experts and their manifest.")
+    tensors: int = Field(description="How many weights were quantised.")
+    error: float | None = Field(description="Relative output error on held-out tokens.")
+    error_rtn: float | None = Field(description="The same for rounding to nearest.")
+    rounded_to_nearest: int = Field(description="Weights without enough tokens for GPTQ.")
+
+
+class AssembleInputs(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    base: str = Field(description="Folder of the quantised checkpoint that lacks the block.")
+    upstream: str = Field(description="Folder of the upstream checkpoint, which has it.")
+    quantised: str = Field(description="Folder that mtp-quantise made.")
+    target: str = Field(description="The vLLM build that will load the checkpoint.")
+    destination: str = Field(default="assembled", description="Folder inside the workspace.")
+
+
+class AssembleOutputs(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(description="Folder of the checkpoint with its block.")
+    findings: int = Field(description="Findings of severity error or warning that are left.")

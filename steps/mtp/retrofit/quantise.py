@@ -300,7 +300,8 @@ def _encoded(tensors: dict[str, Tensor], metadata: dict[str, str]) -> list[Any]:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.flatten().view(torch.uint8).numpy().data
+    data: memoryview = tensor.flatten().view(torch.uint8).numpy().data
+    return data
 
 
 def _stored(parts: Parts) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,8 @@ from runbook.steps.service import Service
 START_SECONDS = 60.0
 """What a start takes at least; a large checkpoint takes minutes more."""
 CANCEL_GRACE = 3.0
+RECOVERY_SECONDS = 30.0
+"""How long a server that has answered before may be silent until another takes its place."""
 
 
 class Serve:
@@ -60,40 +63,65 @@ class Serve:
         return None
 
     def apply(self, ctx: Context) -> None:
-        from runbook.steps.serve.readiness import Startup, require_model_folder
-        from runbook.steps.serve.supervisor import SystemdUser, supervisor
+        from runbook.steps.serve.readiness import Startup
 
         inputs = effective(ctx.inputs)
         here = folder(ctx.workspace)
         running = Service.load(here)
-        if running is not None and (not running.alive() or changes(running, inputs)):
+        if running is not None and not self._usable(ctx, running, inputs):
             _stop(ctx, running, inputs.stop_grace)
             running = None
-        if running is None:
-            require_model_folder(Path(inputs.model), inputs.speculative_config)
-            _require_program(Path(inputs.vllm))
-            _require_port(inputs.host, inputs.port)
-            keeper = supervisor(inputs.supervisor)
-            ctx.log(f"start vLLM ({keeper.kind}), log {here / 'server.log'}")
-            if keeper.kind == "systemd-user" and not SystemdUser.lingers():
-                ctx.log("warning: it ends when you log out, unless you `loginctl enable-linger`")
-            running = keeper.start(
-                here,
-                spec(inputs) | {"keeper": keeper.kind, "stop_grace": inputs.stop_grace},
-            )
-        else:
-            ctx.log(f"wait for the server that runs already, process {running.process.pid}")
-        grace = CANCEL_GRACE
+        if running is not None and running.ready:
+            ctx.log(f"process {running.process.pid} serves already")
+            return
+        grace: float | None = CANCEL_GRACE
         try:
+            if running is None:
+                running = self._start(ctx, inputs, here)
+            else:
+                ctx.log(f"wait for the server that starts already, process {running.process.pid}")
             found = Startup(ctx, inputs, running).wait()
-            running = running.mark_ready(found | {"supervisor": running.spec["keeper"]})
+            running.mark_ready(found | {"supervisor": running.spec["keeper"]})
+            grace = None
         except StepFailure:
             grace = inputs.stop_grace
             raise
         finally:
-            if not running.ready:
-                _stop(ctx, running, grace)
+            left = Service.load(here)
+            if grace is not None and left is not None:
+                _stop(ctx, left, grace)
         ctx.log(f"serving {inputs.served_model_name} on port {inputs.port}")
+
+    def _usable(self, ctx: Context, running: Service, inputs: SimpleNamespace) -> bool:
+        """Whether a recorded server is the wanted one and works, or may come to work."""
+        if not running.alive():
+            return False
+        if changed := changes(running, inputs):
+            ctx.log(f"the server runs with other {', '.join(changed)}")
+            return False
+        deadline = time.monotonic() + RECOVERY_SECONDS
+        while running.ready and running.alive():
+            if endpoint.health(endpoint.reachable(inputs.host), inputs.port) == "healthy":
+                return True
+            if time.monotonic() > deadline:
+                ctx.log(f"the server did not answer for {RECOVERY_SECONDS:g} seconds")
+                return False
+            time.sleep(0.1)
+        return running.alive()
+
+    def _start(self, ctx: Context, inputs: SimpleNamespace, here: Path) -> Service:
+        from runbook.steps.serve.readiness import require_model_folder
+        from runbook.steps.serve.supervisor import SystemdUser, supervisor
+
+        require_model_folder(Path(inputs.model), inputs.speculative_config)
+        _require_program(Path(inputs.vllm))
+        _require_port(inputs.host, inputs.port)
+        keeper = supervisor(inputs.supervisor)
+        ctx.log(f"start vLLM ({keeper.kind}), log {here / 'server.log'}")
+        if keeper.kind == "systemd-user" and not SystemdUser.lingers():
+            ctx.log("warning: it ends when you log out, unless you `loginctl enable-linger`")
+        own = {"keeper": keeper.kind, "stop_grace": inputs.stop_grace}
+        return keeper.start(here, spec(inputs) | own)
 
     def undo(self, ctx: Context) -> None:
         import shutil

@@ -9,6 +9,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -194,6 +195,31 @@ class TestChange:
         assert time.perf_counter() - began < 1
         os.kill(bench.service.process.pid, signal.SIGCONT)
         assert codes(check) == ["server_slow"]
+
+    def test_a_server_that_hangs_is_replaced(self, bench, step, monkeypatch):
+        monkeypatch.setattr(endpoint.health, "__defaults__", (0.3, "/health"))
+        monkeypatch.setattr("runbook.steps.serve.RECOVERY_SECONDS", 0.5)
+        ctx = bench.context(stop_grace=0.5)
+        step.apply(ctx)
+        first = bench.service.process
+        os.kill(first.pid, signal.SIGSTOP)
+        step.apply(ctx)
+        assert not first.alive()
+        assert bench.service.process != first
+        assert step.check(ctx).ok
+
+    def test_a_server_that_was_busy_is_left_alone(self, bench, step, monkeypatch):
+        monkeypatch.setattr(endpoint.health, "__defaults__", (0.2, "/health"))
+        ctx = bench.context()
+        step.apply(ctx)
+        first = bench.service.process
+        os.kill(first.pid, signal.SIGSTOP)
+        timer = threading.Timer(0.6, os.kill, (first.pid, signal.SIGCONT))
+        timer.start()
+        assert codes(step.check(ctx)) == ["server_slow"]
+        step.apply(ctx)
+        timer.join()
+        assert bench.service.process == first
 
     def test_a_server_that_is_ill_is_seen(self, bench, step):
         step.apply(bench.context())

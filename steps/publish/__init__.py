@@ -254,10 +254,13 @@ class Hub:
             stop_session(process.pid, grace=2.0)
 
     def remove_others(self) -> None:
-        """Remove checkpoints that were written from other inputs or by other code."""
+        """Remove checkpoints that were written from other inputs or by other code, and what a
+        killed attempt left half written."""
         import shutil
 
-        for path in self.folder.iterdir():
+        for path in list(self.folder.iterdir()):
+            if path.name.endswith(".tmp") and path.is_file():
+                path.unlink()
             if path.is_dir() and path != self.checkpoint:
                 shutil.rmtree(path)
                 path.with_suffix(".json").unlink(missing_ok=True)

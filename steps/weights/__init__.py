@@ -57,7 +57,11 @@ class Weights:
     def undo(self, ctx: Context) -> None:
         from runbook.steps.weights.acquire import remove
 
-        remove(destination(ctx))
+        folder = destination(ctx)
+        remove(folder)
+        parent = folder.parent
+        if not ctx.inputs.destination and parent.is_dir() and not any(parent.iterdir()):
+            parent.rmdir()
 
     def _unsatisfied(
         self, ctx: Context, folder: Path, why: Reason, listing: Listing | None = None

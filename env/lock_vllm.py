@@ -1,7 +1,7 @@
 """Write the lock of a vLLM release again: `python -m runbook.env.lock_vllm TARGET...`.
 
-A target has `vllm-<target>.lock.json`, of which `distribution`, `version`, `local`, `pythons` and
-`drop_requirements` are written by hand, and may have `vllm-<target>.in` with further requirements.
+A target has `vllm-<target>.lock.json`, of which all but `wheels` is written by hand, and may have
+`vllm-<target>.in` with further requirements.
 `build_requirements`, if it is there, is made from `vllm-<target>.build.in`.
 The hashes and sizes of the wheels, and `vllm-<target>.requirements.txt`, are made from them with
 the indexes that the user's pip is configured with. No host name is written.

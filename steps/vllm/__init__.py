@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,11 +22,8 @@ from runbook.steps.vllm.target import SeriesError, files_of
 if TYPE_CHECKING:
     from runbook.steps.vllm.build import Built
 
-# What a first run costs beyond the wheel: the requirements to download, the space of the
-# environment, and the time of an install on two cores (measured with the CPU release).
-_REQUIREMENTS_BYTES = 900 << 20
-_DISK = 4 << 30
-_SECONDS = 90.0
+# The time of an install on two cores, without downloads: byte-compiling is most of it.
+_SECONDS = 60.0
 
 
 class Vllm:
@@ -43,14 +39,16 @@ class Vllm:
 
     def check(self, ctx: Context) -> Check:
         folder = ctx.workspace / environment.LINK
-        work = Work(bytes=_REQUIREMENTS_BYTES, seconds=_SECONDS, disk=_DISK)
+        release = load_release(lock_path(ctx.inputs.target, ctx.inputs.lock))
+        work = Work(release.download_bytes, _SECONDS, release.disk_bytes)
         stamp = environment.read_stamp(folder)
         if stamp is None:
             message = f"there is no finished environment {folder}"
             return Check.unsatisfied(Reason("not_installed", message), work=work)
-        release = load_release(lock_path(ctx.inputs.target, ctx.inputs.lock))
         wanted = origin(ctx.inputs, release)
-        if differing := sorted(k for k, v in wanted.items() if stamp.get("origin", {}).get(k) != v):
+        if differing := [k for k, v in wanted.items() if stamp["origin"].get(k) != v]:
+            if not {"lock", "requirements", "python"} & set(differing):
+                work = Work(0, _SECONDS, release.disk_bytes)
             message = f"it was made from other {', '.join(differing)}"
             return Check.unsatisfied(Reason("inputs_changed", message), work=work)
         changed = environment.changed_files(folder, stamp["files"])
@@ -62,20 +60,22 @@ class Vllm:
 
             changed = deep_faults(ctx, folder, stamp)
         if changed:
+            work = Work(0, _SECONDS, release.disk_bytes)
             message = "; ".join(changed[:5]) + (" ..." if len(changed) > 5 else "")
             return Check.unsatisfied(Reason("environment_changed", message), work=work)
         return Check.satisfied(_outputs(ctx.workspace, stamp))
 
     def apply(self, ctx: Context) -> None:
         from runbook.steps.vllm.build import build
-        from runbook.steps.vllm.install import install
+        from runbook.steps.vllm.install import install, prune
 
         try:
             release = load_release(lock_path(ctx.inputs.target, ctx.inputs.lock))
             built = build(ctx, release)
-            folder = install(ctx, release, built, damaged=_damaged(ctx))
+            folder = install(ctx, release, built)
             environment.write_stamp(folder, _stamp(ctx, release, built, folder))
             environment.switch(ctx.workspace, folder)
+            prune(ctx.workspace)
         except SeriesError as error:
             raise StepFailure(
                 str(error), code=error.code, remedy="correct `target`, or the series it names"
@@ -92,12 +92,14 @@ class Vllm:
             ) from error
 
     def undo(self, ctx: Context) -> None:
+        import shutil
+
         link = ctx.workspace / environment.LINK
         if link.is_symlink():
             link.unlink()
         for folder in environment.environments(ctx.workspace):
             environment.remove(folder)
-        for folder in ctx.workspace.glob("build.*"):
+        for folder in ctx.workspace.glob(f"build.{environment.DIGEST}"):
             shutil.rmtree(folder)
         shutil.rmtree(ctx.workspace / "dist", ignore_errors=True)
 
@@ -118,7 +120,7 @@ def _source_origin(source: dict[str, Any] | None) -> dict[str, Json] | None:
     """What decides over a compiled wheel; where the source lies and how fast it builds does not."""
     if source is None:
         return None
-    without = ("archive", "jobs", "repository", "cuda_home", "path", "env")
+    without = ("archive", "jobs", "repository", "cuda_home", "path")
     return {key: value for key, value in source.items() if key not in without}
 
 
@@ -149,21 +151,6 @@ def _outputs(workspace: Path, stamp: Mapping[str, Any]) -> dict[str, Json]:
         "vllm_version": stamp["version"],
         "patch_digest": stamp["patch_digest"],
     }
-
-
-def _damaged(ctx: Context) -> bool:
-    """Whether the current environment is finished but not as it was made.
-
-    Every file is read: what a deep check found must be mended too, and `apply` is not called
-    without a reason.
-    """
-    from runbook.steps.vllm.verify import file_faults
-
-    folder = ctx.workspace / environment.LINK
-    stamp = environment.read_stamp(folder)
-    if stamp is None:
-        return False
-    return bool(environment.changed_files(folder, stamp["files"]) or file_faults(folder))
 
 
 def _series_files(target: str) -> list[Path]:

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +20,9 @@ from runbook.protocol import Context, PreconditionNotMet, StepFailure
 from runbook.steps.vllm.store import key_of
 
 LINK = "venv"
+DIGEST = "[0-9a-f]" * 8
 STAMP = "runbook.json"
+_KEYS = {"origin", "version", "wheel", "wheel_sha256", "patch_digest", "files"}
 RECIPE = "1"
 """Part of an environment's digest: change it when `install` makes another environment."""
 
@@ -34,7 +35,7 @@ def environment_folder(workspace: Path, recipe: Mapping[str, Any]) -> Path:
 def read_stamp(folder: Path) -> dict[str, Any] | None:
     """What an environment was made from; None if it is unfinished or not there."""
     stamp = read_json(folder / STAMP)
-    return stamp if isinstance(stamp, dict) else None
+    return stamp if isinstance(stamp, dict) and stamp.keys() >= _KEYS else None
 
 
 def write_stamp(folder: Path, stamp: Mapping[str, Any]) -> None:
@@ -116,11 +117,14 @@ def switch(workspace: Path, folder: Path) -> None:
 
 
 def environments(workspace: Path) -> list[Path]:
-    return sorted(path for path in workspace.glob(f"{LINK}.*") if path.is_dir())
+    """Those this step made: `venv.` and a digest. A user's own `venv.old` is not."""
+    return sorted(path for path in workspace.glob(f"{LINK}.{DIGEST}") if path.is_dir())
 
 
 def remove(folder: Path) -> None:
     """Remove an environment, its stamp first: a half removed one is never taken as whole."""
+    import shutil
+
     if folder.is_dir():
         (folder / STAMP).unlink(missing_ok=True)
         shutil.rmtree(folder)

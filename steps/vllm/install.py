@@ -13,16 +13,18 @@ from runbook.steps.vllm import environment, packages
 from runbook.steps.vllm.build import NAME, Built
 from runbook.steps.vllm.release import Release
 from runbook.steps.vllm.store import sha256_file
+from runbook.steps.vllm.verify import file_faults
 
 DIST = "dist"
 _INSTALLED = "installed"
 _COMPILED = re.compile(r"\[(\d+)/(\d+)\]")
 
 
-def install(ctx: Context, release: Release, built: Built, *, damaged: bool) -> Path:
-    """The folder of a complete environment, without its stamp; made anew if it is `damaged`.
+def install(ctx: Context, release: Release, built: Built) -> Path:
+    """The folder of a complete environment, of which only the stamp may be missing.
 
-    Stages that were completed before a kill are kept: the packages, then the compiled files.
+    Stages that were completed before a kill are kept: the packages, then the compiled files. One
+    that was finished before is read through, and made anew if a file is not as it was.
     """
     python = release.python(ctx.inputs.python)
     requirements = sha256_file(release.requirements)
@@ -30,11 +32,15 @@ def install(ctx: Context, release: Release, built: Built, *, damaged: bool) -> P
         ctx.workspace,
         {"wheel": built.sha256, "requirements": requirements, "python": python},
     )
-    if damaged:
-        environment.remove(folder)
     keep(built.path, ctx.workspace / DIST)
-    if environment.read_stamp(folder) is not None:
-        return folder
+    stamp = environment.read_stamp(folder)
+    if stamp is not None:
+        damaged = file_faults(folder)
+        if not damaged and not environment.changed_files(folder, stamp["files"]):
+            return folder
+        environment.remove(folder)
+        # Files are linked to uv's cache, so what was written into one is in there as well.
+        ctx.run(tether.command("uv", "cache", "clean", "--quiet", NAME, *damaged))
     installed = folder / _INSTALLED
     if not installed.exists():
         environment.create(ctx, folder, python)
@@ -80,6 +86,15 @@ def compile_sources(ctx: Context, folder: Path) -> None:
     script = Path(__file__).with_name("bytecode.py")
     site = environment.site_packages(folder)
     ctx.run([folder / "bin" / "python", "-I", script, site, str(os.getpid())], on_line=follow)
+
+
+def prune(workspace: Path) -> None:
+    """Remove the wheels that no environment here was made from."""
+    stamps = map(environment.read_stamp, environment.environments(workspace))
+    wanted = {stamp["wheel"] for stamp in stamps if stamp is not None}
+    for wheel in (workspace / DIST).iterdir():
+        if f"{DIST}/{wheel.name}" not in wanted:
+            wheel.unlink()
 
 
 def keep(wheel: Path, dist: Path) -> Path:

@@ -7,7 +7,7 @@ configuration. Only the standard library: each `check` reads it.
 from __future__ import annotations
 
 import json
-import platform
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ class Release:
     """`distribution` is the name on the index, which for CPU builds is not `vllm`; `local` starts
     the local version of the patched wheel; `requirements` is a file beside the lock; `pythons`
     are the minor versions that it has hashes for; `build_requirements` is what `mode: source`
-    compiles with."""
+    compiles with. `download_bytes` and `disk_bytes` are what a first install takes, for plans."""
 
     path: Path
     distribution: str
@@ -42,11 +42,13 @@ class Release:
     pythons: tuple[str, ...]
     drop_requirements: tuple[str, ...]
     build_requirements: Path | None
+    download_bytes: int
+    disk_bytes: int
     wheels: dict[str, BaseWheel]
 
     def wheel(self) -> BaseWheel:
         """The wheel for this machine."""
-        key = f"{sys.platform}-{platform.machine()}"
+        key = f"{sys.platform}-{os.uname().machine}"
         if key not in self.wheels:
             raise PreconditionNotMet(
                 f"{self.distribution} {self.version} has no locked wheel for {key}",
@@ -101,6 +103,8 @@ def load_release(path: Path) -> Release:
             pythons=tuple(data["pythons"]),
             drop_requirements=tuple(data["drop_requirements"]),
             build_requirements=path.parent / build if build else None,
+            download_bytes=data["download_bytes"],
+            disk_bytes=data["disk_bytes"],
             wheels={key: BaseWheel(**wheel) for key, wheel in data["wheels"].items()},
         )
     except FileNotFoundError:

@@ -83,7 +83,7 @@ def build_source(ctx: Context, release: Release) -> Built:
 
 
 def build_folders(workspace: Path) -> list[Path]:
-    return sorted(path for path in workspace.glob("build.*") if path.is_dir())
+    return sorted(path for path in workspace.glob(f"build.{environment.DIGEST}") if path.is_dir())
 
 
 def prepare(ctx: Context, release: Release, series: Series, folder: Path, python: str) -> None:

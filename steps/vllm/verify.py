@@ -21,19 +21,22 @@ def deep_faults(ctx: Context, folder: Path, stamp: Mapping[str, Any]) -> list[st
     wheel = ctx.workspace / stamp["wheel"]
     if sha256_file(wheel) != stamp["wheel_sha256"]:
         found.append(f"{wheel} was changed")
-    found += file_faults(folder)
+    found += [fault for wrong in file_faults(folder).values() for fault in wrong]
     if not found and (reason := version_fault(folder, stamp["version"])):
         found.append(reason)
     return found
 
 
-def file_faults(folder: Path) -> list[str]:
-    """Files of an environment's packages that are missing or differ from their RECORD."""
+def file_faults(folder: Path) -> dict[str, list[str]]:
+    """By package, the files that are missing or differ from its RECORD. Compiled files are left
+    out: some packages bring theirs, which byte-compiling replaces."""
     site = environment.site_packages(folder)
-    found: list[str] = []
+    found = {}
     for record in sorted(site.glob("*.dist-info/RECORD")):
-        rows = parse_record(record.read_bytes())
-        found += faults(rows, lambda path: (site / path).open("rb"))
+        listed = parse_record(record.read_bytes())
+        rows = {path: row for path, row in listed.items() if not path.endswith(".pyc")}
+        if wrong := list(faults(rows, lambda path: (site / path).open("rb"))):
+            found[record.parent.name.partition("-")[0]] = wrong
     return found
 
 

@@ -36,7 +36,7 @@ def context(folder: Path) -> StepContext:
 
 def patched(ctx: StepContext, release: Release) -> None:
     shutil.rmtree(ctx.cache / "built", ignore_errors=True)
-    install(ctx, release, build(ctx, release), damaged=False)
+    install(ctx, release, build(ctx, release))
 
 
 def unpatched(ctx: StepContext, release: Release) -> None:

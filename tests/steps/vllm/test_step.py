@@ -142,19 +142,22 @@ def test_edited_file_is_drift_and_is_repaired(world):
 
 
 def test_deep_check_reads_every_file_and_apply_then_repairs(world):
+    """The file is written in place, so uv's cache, to which it is linked, is damaged with it."""
     context = world.context()
     apply(context)
-    (library,) = (context.workspace / "venv").glob("lib/*/site-packages/vllm/_C.abi3.so")
-    data = bytearray(library.read_bytes())
-    data[1000] ^= 1
-    library.unlink()
-    library.write_bytes(data)
-    assert STEP.check(context).ok
-    context.deep = True
-    check = STEP.check(context)
-    assert "vllm/_C.abi3.so differs from its hash in RECORD" in check.reasons[0].message
-    STEP.apply(context)
-    assert STEP.check(context).ok
+    for name in ("vllm/_C.abi3.so", "tiny_dep/__init__.py"):
+        (file,) = (context.workspace / "venv").glob(f"lib/*/site-packages/{name}")
+        stat = file.stat()
+        with file.open("r+b") as opened:
+            opened.write(b"#")
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        context.deep = False
+        assert STEP.check(context).ok, "the quick form does not read it"
+        context.deep = True
+        check = STEP.check(context)
+        assert f"{name} differs from its hash in RECORD" in check.reasons[0].message
+        STEP.apply(context)
+        assert STEP.check(context).ok
 
 
 @pytest.mark.parametrize(
@@ -186,6 +189,41 @@ def test_damaged_cache_is_made_again(world):
         path.write_bytes(data)
     outputs = apply(world.context("other"))
     assert sha256_file(world.root / outputs["wheel"]) == outputs["wheel_sha256"]
+
+
+def test_cost_is_that_of_what_is_missing(world):
+    context = world.context()
+    work = STEP.check(context).work
+    assert (work.bytes, work.disk) == (1000, 2000)
+    apply(context)
+    world.write_series(LIMIT.replace("+LIMIT = 10", "+LIMIT = 11"))
+    assert STEP.check(context).work.bytes == 0
+    world.edit_lock(local="cpu.other")
+    assert STEP.check(context).work.bytes == 1000
+
+
+def test_folders_of_others_stay(world):
+    context = world.context()
+    mine = [context.workspace / name for name in ("venv.old", "build.mine")]
+    for folder in mine:
+        folder.mkdir()
+    for value in (11, 12, 13):
+        world.write_series(LIMIT.replace("+LIMIT = 10", f"+LIMIT = {value}"))
+        apply(context)
+    assert all(folder.is_dir() for folder in mine)
+    assert len(list(context.workspace.glob("venv.*"))) == 3, "two environments and the folder"
+    assert len(list((context.workspace / "dist").iterdir())) == 2
+    STEP.undo(context)
+    assert sorted(context.workspace.iterdir()) == sorted(mine)
+
+
+def test_damaged_stamp_is_as_none(world):
+    context = world.context()
+    apply(context)
+    (context.workspace / "venv" / "runbook.json").write_text('{"origin": {}}')
+    assert codes(STEP.check(context)) == ["not_installed"]
+    STEP.apply(context)
+    assert STEP.check(context).ok
 
 
 def test_undo_removes_what_was_made_and_keeps_the_rest(world):

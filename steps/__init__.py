@@ -3,6 +3,7 @@
 STEPS = {
     "mtp": "runbook.steps.mtp:Mtp",
     "mtp-assemble": "runbook.steps.mtp.head:Assemble",
+    "mtp-capture": "runbook.steps.mtp.capture:Capture",
     "mtp-quantise": "runbook.steps.mtp.head:Quantise",
     "preflight": "runbook.steps.preflight:Preflight",
     "publish": "runbook.steps.publish:Publish",

@@ -15,7 +15,7 @@ STAMP = ".made.json"
 MANIFEST = "manifest.json"
 
 
-def _place(ctx: Context) -> Path:
+def place(ctx: Context) -> Path:
     """The folder a step makes. Raises `StepFailure` if it is not inside the workspace."""
     folder = (ctx.workspace / str(ctx.inputs.destination)).resolve()
     if ctx.workspace.resolve() not in folder.parents:
@@ -27,11 +27,11 @@ def _place(ctx: Context) -> Path:
     return folder
 
 
-def _check(
+def check(
     ctx: Context, version: str, sources: Mapping[str, Path], outputs: Callable[[Any], Any]
 ) -> Check:
     """Whether the folder is there, made from these inputs and sources, and unchanged."""
-    folder = _place(ctx)
+    folder = place(ctx)
     try:
         made = json.loads((folder / STAMP).read_text())
     except FileNotFoundError:
@@ -47,7 +47,7 @@ def _check(
     return Check.satisfied(outputs(made))
 
 
-def _record(
+def record(
     ctx: Context, version: str, folder: Path, sources: Mapping[str, Path], **more: Json
 ) -> None:
     from runbook.files import write_json
@@ -63,7 +63,7 @@ def _record(
     )
 
 
-def _remove(folder: Path) -> None:
+def remove(folder: Path) -> None:
     if folder.is_dir():
         shutil.rmtree(folder)
 
@@ -77,19 +77,20 @@ class Quantise:
     Outputs = Model("runbook.steps.mtp.models:QuantiseOutputs")
 
     def check(self, ctx: Context) -> Check:
-        return _check(
+        return check(
             ctx,
             self.version,
             self._sources(ctx),
-            lambda made: {"path": str(_place(ctx)), **made["summary"]},
+            lambda made: {"path": str(place(ctx)), **made["summary"]},
         )
 
     def apply(self, ctx: Context) -> None:
-        folder = _place(ctx)
+        folder = place(ctx)
         given = ctx.inputs
         launch = Path(__file__).parent / "retrofit/launch.py"
         command: list[str | Path] = [given.python, launch, "quantise"]
-        command += ["--checkpoint", given.checkpoint, "--calibration", given.calibration]
+        command += ["--checkpoint", given.checkpoint]
+        command += ["--calibration", given.calibration] if given.calibration else []
         command += ["--prefix", given.prefix, "--out", folder, "--device", given.device]
         command += ["--order", given.order, "--damping", str(given.damping)]
         command += ["--scale", given.scale, "--threshold", str(given.threshold)]
@@ -119,16 +120,16 @@ class Quantise:
             "error_rtn": summary["error_rtn"],
             "rounded_to_nearest": len(summary["rounded_to_nearest"]),
         }
-        _record(ctx, self.version, folder, self._sources(ctx), summary=summary)
+        record(ctx, self.version, folder, self._sources(ctx), summary=summary)
 
     def undo(self, ctx: Context) -> None:
-        _remove(_place(ctx))
+        remove(place(ctx))
 
     def _sources(self, ctx: Context) -> dict[str, Path]:
-        return {
-            "checkpoint": Path(ctx.inputs.checkpoint),
-            "calibration": Path(ctx.inputs.calibration),
-        }
+        found = {"checkpoint": Path(ctx.inputs.checkpoint)}
+        if ctx.inputs.calibration:
+            found["calibration"] = Path(ctx.inputs.calibration)
+        return found
 
 
 class Assemble:
@@ -139,11 +140,11 @@ class Assemble:
     Outputs = Model("runbook.steps.mtp.models:AssembleOutputs")
 
     def check(self, ctx: Context) -> Check:
-        return _check(
+        return check(
             ctx,
             self.version,
             self._sources(ctx),
-            lambda made: {"path": str(_place(ctx)), "findings": made["findings"]},
+            lambda made: {"path": str(place(ctx)), "findings": made["findings"]},
         )
 
     def apply(self, ctx: Context) -> None:
@@ -151,7 +152,7 @@ class Assemble:
         from runbook.steps.mtp.checkpoint import CheckpointError
         from runbook.steps.mtp.targets import TARGETS
 
-        folder = _place(ctx)
+        folder = place(ctx)
         given = ctx.inputs
         if given.target not in TARGETS:
             raise StepFailure(
@@ -182,10 +183,10 @@ class Assemble:
         for finding in left:
             ctx.log(f"{finding.severity}: {finding.id}: {finding.detail}")
         count = sum(f.severity != "info" for f in left)
-        _record(ctx, self.version, folder, sources, findings=count)
+        record(ctx, self.version, folder, sources, findings=count)
 
     def undo(self, ctx: Context) -> None:
-        _remove(_place(ctx))
+        remove(place(ctx))
 
     def _sources(self, ctx: Context) -> dict[str, Path]:
         return {name: Path(getattr(ctx.inputs, name)) for name in ("base", "upstream", "quantised")}

@@ -48,8 +48,9 @@ class QuantiseInputs(BaseModel):
     python: str = Field(description="Interpreter of an environment with torch and safetensors.")
     checkpoint: str = Field(description="Folder of the upstream checkpoint, which has the block.")
     calibration: str = Field(
+        default="",
         description="Folder of what was captured of the block's experts: calibration.json and "
-        "tokens-*.safetensors or moments-*.safetensors."
+        "tokens-*.safetensors or moments-*.safetensors. Without one, all are rounded to nearest.",
     )
     prefix: str = Field(default="mtp.0.ffn.experts", description="Name of the routed experts.")
     destination: str = Field(default="quantised", description="Folder inside the workspace.")

@@ -61,9 +61,12 @@ def activate(gate: Tensor, up: Tensor, routing: Tensor, limit: float | None) -> 
 class Calibration:
     """A folder of captures, opened. `inputs` gives what quantising one expert needs."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None, device: torch.device) -> None:
         self.device = device
+        if folder is None:
+            self.kind, self.about = "none", {"kind": "none"}
+            return
+        self.folder = folder
         try:
             self.about: dict[str, Any] = json.loads((folder / "calibration.json").read_text())
             self.kind = self.about["kind"]
@@ -106,6 +109,11 @@ class Calibration:
     def inputs(self, expert: int, weights: dict[str, Tensor]) -> Inputs:
         """Moments and held-out rows for the expert whose weights (gate, up, down) are given."""
         gate, up, down = weights.values()
+        if self.kind == "none":
+            empty = torch.zeros(0, gate.shape[1], dtype=torch.bfloat16, device=self.device)
+            into = Moments.empty(gate.shape[1], self.device)
+            out = Moments.empty(down.shape[1], self.device)
+            return Inputs(into, out, empty, empty[:, : down.shape[1]])
         try:
             if self.kind == "moments":
                 return self._stored(expert, gate.shape[1], down.shape[1])
@@ -169,7 +177,8 @@ class Calibration:
 
     def digest(self) -> str:
         """Identifies the captures by their description and the sizes of their files."""
-        files = sorted((p.name, p.stat().st_size) for p in self.folder.glob("*.safetensors"))
+        found = [] if self.kind == "none" else self.folder.glob("*.safetensors")
+        files = sorted((p.name, p.stat().st_size) for p in found)
         return hashlib.sha256(json.dumps([self.about, files], sort_keys=True).encode()).hexdigest()
 
 

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     verb = verbs.add_parser("quantise", help="quantise the routed experts of an MTP block")
     verb.add_argument("--checkpoint", type=Path, required=True, help="upstream checkpoint")
     verb.add_argument("--prefix", default="mtp.0.ffn.experts", help="name of the experts")
-    verb.add_argument("--calibration", type=Path, required=True, help="folder of the captures")
+    verb.add_argument("--calibration", type=Path, help="folder of the captures; none: round")
     verb.add_argument("--out", type=Path, required=True)
     verb.add_argument("--device", default="auto", help="auto, cpu or cuda")
     verb.add_argument("--batch", type=int, default=0, help="experts at once; 0: by device")

@@ -1,0 +1,34 @@
+"""Inputs and outputs of the step `mtp-capture`."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Inputs(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    vllm: str = Field(description="The `vllm` program of the environment that serves the model.")
+    model: str = Field(description="Folder of a model with an MTP block.")
+    prompts: str = Field(
+        description="File of calibration prompts: a text, or a JSON object with prompt or "
+        "messages, a line."
+    )
+    count: int = Field(default=256, ge=1, description="How many prompts, drawn with the seed.")
+    max_tokens: int = Field(default=256, ge=1, description="Tokens of each answer at most.")
+    seed: int = Field(default=0, description="Draws the prompts.")
+    concurrency: int = Field(default=4, ge=1, description="Prompts asked at a time.")
+    port: int = Field(default=8190, ge=1, le=65535, description="Port of the server.")
+    arguments: list[str] = Field(
+        default_factory=list, description="More arguments for `vllm serve`."
+    )
+    env: dict[str, str] = Field(default_factory=dict, description="Its environment variables.")
+    answer_timeout: float = Field(default=1800, gt=0, description="Seconds for one answer.")
+    destination: str = Field(default="captures", description="Folder inside the workspace.")
+
+
+class Outputs(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(description="Folder of the captures.")
+    tokens: int = Field(description="How many tokens passed through the block.")

@@ -1,0 +1,155 @@
+"""The book mtp-head's way on a tiny model served by real vLLM: a stripped base gets its head back.
+
+The upstream head is stored as DeepSeek-V4 is released (FP4 experts, FP8 attention). Name the
+`vllm` program of a patched CPU build in RUNBOOK_E2E_VLLM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx2
+import pytest
+
+from runbook.context import StepContext
+from runbook.process import stop_session
+from runbook.steps.mtp import Mtp
+from runbook.steps.mtp.capture import Capture
+from runbook.steps.mtp.head import Assemble, Quantise
+from runbook.steps.mtp.lint import lint
+from runbook.steps.publish import checkpoint as published
+from runbook.steps.publish.checkpoint import v3
+from runbook.steps.publish.checkpoint.script import ANSWER
+
+VLLM = os.environ.get("RUNBOOK_E2E_VLLM", "")
+PORT = int(os.environ.get("RUNBOOK_E2E_PORT", "8197"))
+TARGET = "0.32.0-cpu"
+PREFIX = "model.layers.3.mlp.experts"
+ARGUMENTS = ["--max-model-len", "2048", "--max-num-seqs", "4"]
+ARGUMENTS += ["--kv-cache-memory-bytes", "268435456"]
+ENV = {"TRITON_INTERPRET": "0", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(not VLLM, reason="RUNBOOK_E2E_VLLM names no vllm program"),
+]
+
+
+def upstream(folder: Path) -> Path:
+    """The model with its head, as released."""
+    folder.mkdir()
+    published._save_shards(folder, v3.model(1), v3.head(1), "native")
+    (folder / "config.json").write_text(json.dumps(v3.config(1)))
+    return folder
+
+
+def run(step, workspace: Path, **values) -> dict:
+    ctx = StepContext(
+        "s", SimpleNamespace(**step.Inputs(**values).model_dump()), workspace, out=None
+    )
+    step.apply(ctx)
+    check = step.check(ctx)
+    assert check.ok, check.reasons
+    step.Outputs(**check.outputs)
+    return dict(check.outputs)
+
+
+@contextmanager
+def served(model: str, log: Path) -> Iterator[str]:
+    command = [VLLM, "serve", model, "--host", "127.0.0.1", "--port", str(PORT)]
+    command += ["--served-model-name", "m", "--enforce-eager", *ARGUMENTS]
+    command += ["--speculative-config", '{"method":"mtp","num_speculative_tokens":1}']
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, env={**os.environ, **ENV}, start_new_session=True
+        )
+    url = f"http://127.0.0.1:{PORT}"
+    try:
+        for _ in range(600):
+            assert process.poll() is None, log.read_text()[-3000:]
+            try:
+                if httpx2.get(f"{url}/health", timeout=5).status_code == 200:
+                    break
+            except httpx2.TransportError:
+                pass
+            time.sleep(1)
+        yield url
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            pass
+        stop_session(process.pid, 10)
+
+
+def accepted(url: str) -> tuple[str, int, int]:
+    """The answer to one prompt, and the drafts it took: drafted, accepted."""
+
+    def counters() -> list[int]:
+        text = httpx2.get(f"{url}/metrics").text
+        names = ("num_draft_tokens", "num_accepted_tokens")
+        return [
+            int(sum(float(v) for v in re.findall(rf"^vllm:spec_decode_{n}_total{{.*}} (\S+)$",
+                                                 text, re.MULTILINE)))
+            for n in names
+        ]  # fmt: skip
+
+    before = counters()
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}
+    body |= {"max_tokens": 64, "chat_template_kwargs": {"thinking": False}}
+    answer = httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=300).json()
+    drafted, taken = (b - a for a, b in zip(before, counters(), strict=True))
+    return answer["choices"][0]["message"]["content"], drafted, taken
+
+
+def test_a_stripped_base_gets_its_head_back(tmp_path):
+    python = str(Path(VLLM).with_name("python"))
+    native = str(upstream(tmp_path / "upstream"))
+    base = tmp_path / "base"
+    published.write(base, "v3", head=False)
+    assert "mtp_stripped" in {f.id for f in lint(base, TARGET)}
+    work = tmp_path / "w"
+    work.mkdir()
+    common = {"python": python, "checkpoint": native, "prefix": PREFIX, "device": "cpu"}
+    rounded = run(Quantise(), work, **common, destination="rounded")
+    assert rounded["rounded_to_nearest"] == rounded["tensors"] == 24
+    sources = {"base": str(base), "upstream": native, "target": TARGET}
+    draft = run(Assemble(), work, **sources, quantised=rounded["path"], destination="draft")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"Prompt number {i}\n" for i in range(24)))
+    captured = run(
+        Capture(),
+        work,
+        vllm=VLLM,
+        model=draft["path"],
+        prompts=str(prompts),
+        count=16,
+        max_tokens=48,
+        port=PORT,
+        arguments=ARGUMENTS,
+        env=ENV,
+    )
+    assert captured["tokens"] > 16 * 10
+    made = run(
+        Quantise(), work, **common, calibration=captured["path"], destination="q", threshold=1
+    )
+    print(json.dumps(made))
+    head = run(Assemble(), work, **sources, quantised=made["path"], destination="assembled")
+    assert head["findings"] == 0
+    final = run(Mtp(), work, source=head["path"], target=TARGET)
+    assert final["head"] and final["findings"] == 0
+    with served(final["path"], tmp_path / "server.log") as url:
+        content, drafted, taken = accepted(url)
+    assert content == "".join(ANSWER)
+    # What the unquantised head would do, to the token.
+    assert (drafted, taken) == v3.SCRIPT.drafts(ANSWER)

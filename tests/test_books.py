@@ -49,7 +49,7 @@ OUTPUTS = {
         "patch_digest": SHA,
     },
     "publish": {
-        "endpoint": "http://127.0.0.1:4000",
+        "hub_endpoint": "http://127.0.0.1:4000",
         "repo": "runbook/tiny",
         "revision": "b" * 40,
         "variant": "v4",

@@ -70,7 +70,7 @@ class Publish:
                 Reason("server_silent", f"nothing answers for it on {HOST}:{state['port']}")
             )
         outputs: dict[str, Json] = {
-            "endpoint": f"http://{HOST}:{state['port']}",
+            "hub_endpoint": f"http://{HOST}:{state['port']}",
             "repo": manifest["name"],
             "revision": manifest["revision"],
             "variant": ctx.inputs.variant,

@@ -42,7 +42,7 @@ class Process(BaseModel):
 class Outputs(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    endpoint: str = Field(description="URL of the local hub, for HF_ENDPOINT")
+    hub_endpoint: str = Field(description="URL of the local hub, for HF_ENDPOINT")
     repo: str = Field(description="`owner/name` of the repository that it serves")
     revision: str = Field(description="Commit hash, 40 hex digits, derived from the content")
     variant: Literal["v3", "v4"] = Field(description="Architecture of the checkpoint")

@@ -82,7 +82,7 @@ def test_killed_server_comes_back_on_the_same_port(publish):
     assert code(ctx) == "server_not_running"
     step.apply(ctx)
     after = step.check(ctx).outputs
-    assert after["endpoint"] == before["endpoint"]
+    assert after["hub_endpoint"] == before["hub_endpoint"]
     assert after["process"] != before["process"]
 
 
@@ -106,11 +106,11 @@ def test_remembered_port_that_someone_took(publish):
     step.apply(ctx)
     before = step.check(ctx).outputs
     Hub.of(ctx).stop()
-    port = int(before["endpoint"].rpartition(":")[2])
+    port = int(before["hub_endpoint"].rpartition(":")[2])
     with socket.create_server(("127.0.0.1", port)):
         step.apply(ctx)
         after = step.check(ctx).outputs
-        assert after["endpoint"] != before["endpoint"]
+        assert after["hub_endpoint"] != before["hub_endpoint"]
         fixed = publish(port=port)
         with pytest.raises(StepFailure) as failure:
             step.apply(fixed)
@@ -175,8 +175,10 @@ def test_weights_are_downloaded_from_it(publish, tmp_path):
     step, ctx = Publish(), publish()
     step.apply(ctx)
     published = step.check(ctx).outputs
-    chosen = {k: published[k] for k in ("repo", "revision", "endpoint")}
-    inputs = Weights.Inputs(**chosen, link="none").model_dump(mode="json")
+    chosen = {k: published[k] for k in ("repo", "revision")}
+    inputs = Weights.Inputs(**chosen, endpoint=published["hub_endpoint"], link="none").model_dump(
+        mode="json"
+    )
     weights = StepContext("weights", namespace(inputs), tmp_path)
     Weights().apply(weights)
     check = Weights().check(weights)

@@ -16,7 +16,7 @@ $(VENV)/.ready: pyproject.toml setup.py env/requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name one: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --require-hashes --no-deps -r env/requirements.txt
-	$(INSTALL) --no-deps --no-build-isolation --editable .
+	$(INSTALL) --quiet --no-deps --no-build-isolation --editable .
 	$(COMPILE)
 	touch $@
 

@@ -32,10 +32,15 @@ def plan(
         if name not in wanted:
             continue
         work, question = Work().dump(), None
+        look = evaluator.look(step)
         if open_ends.intersection(step["needs"]):
             decision = UPSTREAM
+            # What does not depend on the outputs of earlier steps can be told beforehand.
+            if look.active and look.inputs is not None and not look.check.ok:
+                work = look.check.work.dump()
+                if step["approve"] is not None:
+                    question = evaluator.approval(step, look.check)
         else:
-            look = evaluator.look(step)
             if not look.active:
                 decision = INACTIVE
                 evaluator.record_outputs(name, {})

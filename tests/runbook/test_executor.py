@@ -229,6 +229,18 @@ def test_approval_is_asked_once_and_given_by_name(cli):
     assert cli.json("run", "--approve", "one")["ok"]
 
 
+def test_a_plan_tells_beforehand_what_later_steps_will_ask(cli):
+    book(
+        cli,
+        {"id": "one"},
+        {"id": "two", "approve": "Make {{ check.work.bytes | filesize }}?"},
+        {"id": "three", "approve": "?", "with": {"content": "{{ steps.one.outputs.content }}"}},
+    )
+    plan = cli.json("plan")
+    assert [s["decision"] for s in plan["steps"]] == ["run", "later", "later"]
+    assert [s["approve"] for s in plan["steps"]] == [None, "Make 0 B?", None]
+
+
 def test_yes_approves_everything(cli):
     book(cli, {"id": "one", "approve": "Really?"}, {"id": "two", "approve": "And this?"})
     assert cli.json("run", "--yes")["ok"]

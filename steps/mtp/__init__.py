@@ -199,7 +199,8 @@ def _afford(destination: Path, needed: int) -> None:
             f"mending writes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free",
             code="disk_full",
             cause="shards with tensors to mend are written anew, the others are linked",
-            remedy=f"free {(needed + SPARE - free) / 1e9:.1f} GB on the disk of {destination}",
+            remedy=f"free {(needed + SPARE - free) / 1e9:.1f} GB on the disk of {destination}, or "
+            "serve with a patched vLLM (target 0.33.0-patched), which needs less mended",
             where=str(destination),
         )
 

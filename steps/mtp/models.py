@@ -16,8 +16,8 @@ class Inputs(BaseModel):
         description="Folder to make, which is then served; `model` in the workspace if empty.",
     )
     target: str = Field(
-        description="The vLLM build that will load the checkpoint: a release such as 0.33.0, "
-        "0.32.0-cpu for its CPU build, or abad5dc71 for the patched fork."
+        description="The vLLM build that will load the checkpoint: a stock release such as 0.33.0 "
+        "or 0.32.0-cpu, 0.33.0-patched with the patches of the step vllm, or abad5dc71."
     )
     require_head: bool = Field(
         default=True, description="Fail if the checkpoint has no complete MTP block."

@@ -1,8 +1,9 @@
 """What separates the vLLM builds that a checkpoint may be meant for, as data.
 
 A quirk is a property of a build that turns something in a checkpoint into a fault. Read in the
-sources of the named releases; `abad5dc71` is the commit of the fork jasl/vllm with published
-results for this checkpoint, patched as its authors do.
+sources of the named releases. A release by its number is the stock one; `-patched` is the same
+with the patch series of the step `vllm`. `abad5dc71` is the commit of the fork jasl/vllm with
+published results for this checkpoint, patched as its authors do.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ TARGETS: Final[Mapping[str, frozenset[str]]] = {
             "swiglu_unclamped",
         }
     ),
+    "0.22.1-patched": frozenset({"gate_bias_strict"}),
     "0.32.0": _V32,
     "0.32.0-cpu": _V32 | {"swiglu_unclamped"},
     "0.33.0": _V32,
+    "0.33.0-patched": _V32 - {"compressor_unquantised"},
     "abad5dc71": frozenset({"actorder_breaks_tp"}),
 }
 

@@ -137,7 +137,7 @@ def test_a_stripped_base_gets_its_head_back(tmp_path):
         max_tokens=48,
         port=PORT,
         arguments=ARGUMENTS,
-        env=ENV,
+        env=[ENV],
     )
     assert captured["tokens"] > 16 * 10
     made = run(

@@ -141,16 +141,14 @@ def _served(ctx: Context, folder: Path, raw: Path, layer: str) -> Iterator[str]:
     command += ["--served-model-name", NAME, "--enforce-eager"]
     command += ["--speculative-config", json.dumps({"method": "mtp", "num_speculative_tokens": 1})]
     command += [str(argument) for argument in given.arguments]
-    path = [str(_plugin(folder)), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        **given.env,
-        "PYTHONPATH": os.pathsep.join(path),
-        "RUNBOOK_CAPTURE": str(raw),
-        "RUNBOOK_CAPTURE_LAYER": layer,
-    }
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    for values in given.env:
+        environment.update(values)
+    environment["PATH"] = _joined([*given.path, environment.get("PATH")])
+    environment["PYTHONPATH"] = _joined([str(_plugin(folder)), environment.get("PYTHONPATH")])
+    environment["RUNBOOK_CAPTURE"] = str(raw)
+    environment["RUNBOOK_CAPTURE_LAYER"] = layer
+    environment.pop("HF_TOKEN", None)
     log = folder / "server.log"
     ctx.log("$ " + " ".join(command))
     with log.open("wb") as out:
@@ -163,6 +161,10 @@ def _served(ctx: Context, folder: Path, raw: Path, layer: str) -> Iterator[str]:
         yield url
     finally:
         _stop(server)
+
+
+def _joined(folders: list[str | None]) -> str:
+    return os.pathsep.join(folder for folder in folders if folder)
 
 
 def _await(ctx: Context, server: subprocess.Popen[bytes], url: str, log: Path) -> None:

@@ -22,7 +22,11 @@ class Inputs(BaseModel):
     arguments: list[str] = Field(
         default_factory=list, description="More arguments for `vllm serve`."
     )
-    env: dict[str, str] = Field(default_factory=dict, description="Its environment variables.")
+    env: list[dict[str, str]] = Field(
+        default_factory=list,
+        description="Environment in layers, later ones over earlier ones, over that of the run.",
+    )
+    path: list[str] = Field(default_factory=list, description="Folders to put before PATH.")
     answer_timeout: float = Field(default=1800, gt=0, description="Seconds for one answer.")
     destination: str = Field(default="captures", description="Folder inside the workspace.")
 

@@ -1,0 +1,171 @@
+"""The step mtp-capture against a stand-in for `vllm serve` that records rows as the plugin does.
+With the real vLLM: tests/e2e/test_mtp_head.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from test_head import context
+
+from runbook.process import session_members
+from runbook.protocol import StepFailure
+from runbook.steps.mtp.capture import Capture
+from runbook.steps.mtp.capture.rows import CaptureError, collect
+from runbook.steps.mtp.checkpoint import CONFIG
+from runbook.steps.mtp.headers import parse
+
+HIDDEN, TOP = tiny.HIDDEN, 2
+
+SERVER = """#!{python}
+import importlib.metadata, json, os, struct, sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+mode = os.environ.get("MODE", "")
+if mode == "dies":
+    sys.exit("no such device")
+assert "--enforce-eager" in sys.argv and "HF_TOKEN" not in os.environ
+entries = importlib.metadata.entry_points(group="vllm.general_plugins")
+assert [e.value for e in entries] == ["runbook_capture:register"]
+import runbook_capture
+assert os.environ[runbook_capture.LAYER] == "model.layers.4."
+folder = Path(os.environ[runbook_capture.FOLDER])
+class Handler(BaseHTTPRequestHandler):
+    def answer(self, code):
+        self.send_response(code)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"[]")
+    def do_GET(self):
+        self.answer(200)
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        number = int(body["messages"][0]["content"].split()[-1])
+        if (folder / "on").exists() and mode != "silent":
+            (folder / "rows-1.json").write_text(json.dumps(dict(hidden={hidden}, top={top})))
+            with (folder / "rows-1.bin").open("ab") as file:
+                for i in range(3):
+                    file.write(struct.pack("<{hidden}H", *[number] * {hidden}))
+                    file.write(struct.pack("<2i2f", 1, 9 if mode == "foreign" else 3, 0.5, 0.25))
+        self.answer(500 if mode == "refuses" else 200)
+    def log_message(self, *a): pass
+port = int(sys.argv[sys.argv.index("--port") + 1])
+ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+
+
+def capture(tmp_path: Path, mode: str = "", **values):
+    program = tmp_path / "vllm"
+    program.write_text(SERVER.format(python=sys.executable, hidden=HIDDEN, top=TOP))
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    model = tiny.v4().write(tmp_path / "model")
+    prompts = tmp_path / "prompts.jsonl"
+    lines = [f"text {i}" for i in range(4)]
+    lines += [json.dumps({"prompt": f"text {i}"}) for i in range(4, 7)]
+    lines.append(json.dumps({"messages": [{"role": "user", "content": "text 7"}]}))
+    prompts.write_text("\n".join(lines))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    given = {"vllm": str(program), "model": str(model), "prompts": str(prompts), "port": port}
+    return context(Capture(), tmp_path / "w", **{**given, "env": [{"MODE": mode}], **values})
+
+
+def test_captures_what_the_server_recorded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    ctx = capture(tmp_path, count=5)
+    Capture().apply(ctx)
+    check = Capture().check(ctx)
+    made = Capture.Outputs(**check.outputs)
+    assert made.tokens == 15
+    folder = Path(made.path)
+    about = json.loads((folder / "calibration.json").read_text())
+    assert about["kind"] == "tokens" and about["experts"] == tiny.EXPERTS
+    assert about["limit"] == 10.0 and about["seed"] == 0
+    raw = (folder / "tokens-0000.safetensors").read_bytes()
+    tensors = {t.name: t for t in parse(lambda o, n: raw[o : o + n], "t").tensors}
+    assert tensors["x"].dtype == "BF16" and tensors["x"].shape == (15, HIDDEN)
+    experts = np.frombuffer(raw[tensors["experts"].begin : tensors["experts"].end], "<i4")
+    assert experts.reshape(15, 2).tolist() == [[1, 3]] * 15
+    numbers = np.frombuffer(raw[tensors["x"].begin : tensors["x"].end], "<u2")
+    assert len(set(numbers.tolist())) == 5
+    assert not (folder / "raw").exists()
+    assert ctx.seen[-1][:2] == (5, 5)
+    assert not [p for p in session_members(os.getsid(0)) if "vllm" in _name(p)]
+    (tmp_path / "model" / CONFIG).write_text((tmp_path / "model" / CONFIG).read_text() + " ")
+    assert Capture().check(ctx).reasons[0].code == "source_changed"
+    Capture().undo(ctx)
+    assert not folder.exists()
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def test_the_same_seed_draws_the_same_prompts(tmp_path):
+    asked = []
+    for seed in (1, 1, 2):
+        ctx = capture(tmp_path, count=3, concurrency=1, seed=seed)
+        Capture().apply(ctx)
+        raw = (tmp_path / "w/captures/tokens-0000.safetensors").read_bytes()
+        tensor = next(t for t in parse(lambda o, n: raw[o : o + n], "t").tensors if t.name == "x")  # noqa: B023
+        asked.append(raw[tensor.begin : tensor.end])
+    assert asked[0] == asked[1] != asked[2]
+
+
+@pytest.mark.parametrize(
+    ("mode", "code"),
+    [
+        ("dies", "server_died"),
+        ("silent", "capture_empty"),
+        ("foreign", "capture_empty"),
+        ("refuses", "prompt_failed"),
+    ],
+)
+def test_failures_say_what_and_leave_no_server(mode, code, tmp_path):
+    ctx = capture(tmp_path, mode)
+    with pytest.raises(StepFailure) as failure:
+        Capture().apply(ctx)
+    assert failure.value.code == code
+    assert failure.value.cause and failure.value.remedy
+    assert not Capture().check(ctx).ok
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", ctx.inputs.port)) != 0
+
+
+def test_a_model_without_a_block_is_not_served(tmp_path):
+    ctx = capture(tmp_path)
+    tiny.v4(mtp=False).write(tmp_path / "stripped")
+    ctx.inputs.model = str(tmp_path / "stripped")
+    with pytest.raises(StepFailure) as failure:
+        Capture().apply(ctx)
+    assert failure.value.code == "mtp_stripped"
+
+
+@pytest.mark.parametrize("text", [None, "", '{"no": "prompt"}', "{broken"])
+def test_bad_prompts(text, tmp_path):
+    ctx = capture(tmp_path)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.unlink() if text is None else prompts.write_text(text)
+    with pytest.raises(StepFailure) as failure:
+        Capture().apply(ctx)
+    assert failure.value.code == "bad_prompts"
+
+
+def test_half_a_row_is_left_out(tmp_path):
+    (tmp_path / "rows-7.json").write_text('{"hidden": 4, "top": 1}')
+    row = np.zeros(4, "<u2").tobytes() + np.array([2], "<i4").tobytes() + b"\0\0\0\0"
+    (tmp_path / "rows-7.bin").write_bytes(row * 3 + row[:5])
+    assert collect(tmp_path, tmp_path, {"experts": 4}) == 3
+    with pytest.raises(CaptureError, match="experts"):
+        collect(tmp_path, tmp_path, {"experts": 2})

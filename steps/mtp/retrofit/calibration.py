@@ -59,16 +59,19 @@ def activate(gate: Tensor, up: Tensor, routing: Tensor, limit: float | None) -> 
 
 
 class Calibration:
-    """A folder of captures, opened. `inputs` gives what quantising one expert needs."""
+    """A folder of captures, opened, or none. `inputs` gives what quantising one expert needs."""
+
+    about: dict[str, Any]
 
     def __init__(self, folder: Path | None, device: torch.device) -> None:
         self.device = device
         if folder is None:
-            self.kind, self.about = "none", {"kind": "none"}
+            self.kind = "none"
+            self.about = {"kind": "none"}
             return
         self.folder = folder
         try:
-            self.about: dict[str, Any] = json.loads((folder / "calibration.json").read_text())
+            self.about = json.loads((folder / "calibration.json").read_text())
             self.kind = self.about["kind"]
             self.limit = self.about.get("limit")
         except (OSError, ValueError, KeyError) as error:

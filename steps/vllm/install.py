@@ -85,7 +85,8 @@ def compile_sources(ctx: Context, folder: Path) -> None:
 
     script = Path(__file__).with_name("bytecode.py")
     site = environment.site_packages(folder)
-    ctx.run([folder / "bin" / "python", "-I", script, site, str(os.getpid())], on_line=follow)
+    command = [folder / "bin" / "python", "-I", "-W", "ignore", script, site, str(os.getpid())]
+    ctx.run(command, on_line=follow)
 
 
 def prune(workspace: Path) -> None:

@@ -11,8 +11,10 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from runbook.protocol import Context, PreconditionNotMet, StepFailure
@@ -170,6 +172,42 @@ def explain(failure: StepFailure, lines: Sequence[str], what: str) -> StepFailur
     return failure
 
 
+@contextmanager
+def while_writing(report: Callable[[], None], interval: float = 5.0) -> Iterator[None]:
+    """Call `report` every `interval` seconds in which a child of this process wrote something."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        seen = written_by_children()
+        while not ended.wait(interval):
+            now = written_by_children()
+            if now != seen:
+                seen = now
+                report()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def written_by_children() -> int:
+    """Bytes that the living children of this process have written (`wchar` of proc(5))."""
+    total = 0
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            for child in (task / "children").read_text().split():
+                for line in Path(f"/proc/{child}/io").read_text().splitlines():
+                    name, _, value = line.partition(": ")
+                    total += int(value) if name == "wchar" else 0
+        except OSError:  # it ended meanwhile
+            continue
+    return total
+
+
 def _not_offered(package: str, tail: str) -> StepFailure:
     return PreconditionNotMet(
         f"the package index does not offer {package}",
@@ -187,12 +225,17 @@ def file_requirement(name: str, wheel: Path, sha256: str) -> str:
 def uv(ctx: Context, *arguments: str | Path, what: str) -> None:
     """Run uv with the indexes that pip is configured with; raises what `explain` makes of it.
 
-    Progress is in bytes of the downloads that uv announces (those of more than 1 MiB).
+    Progress is in bytes of the downloads that uv announces (those of more than 1 MiB), and is
+    reported anew while uv writes: one large package on a slow line may take very long.
     """
     settings = pip_settings()
     lines: list[str] = []
     sizes: dict[str, float] = {}
     received: set[str] = set()
+
+    def report() -> None:
+        done = sum(sizes[name] for name in received & sizes.keys())
+        ctx.progress(done, sum(sizes.values()) or None, "bytes", f"install packages of {what}")
 
     def follow(line: str) -> None:
         lines.append(line)
@@ -202,14 +245,14 @@ def uv(ctx: Context, *arguments: str | Path, what: str) -> None:
             received.add(ended[1])
         else:
             return
-        done = sum(sizes.get(name, 0) for name in received)
-        ctx.progress(done, sum(sizes.values()), "bytes", f"download packages of {what}")
+        report()
 
     try:
-        ctx.run(
-            tether.command("uv", *arguments, *uv_index_options(settings)),
-            env=uv_environment(settings, os.environ),
-            on_line=follow,
-        )
+        with while_writing(report):
+            ctx.run(
+                tether.command("uv", *arguments, *uv_index_options(settings)),
+                env=uv_environment(settings, os.environ),
+                on_line=follow,
+            )
     except StepFailure as failure:
         raise explain(failure, lines, what) from failure

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from runbook.steps.vllm.packages import (
     parse_settings,
     uv_environment,
     uv_index_options,
+    while_writing,
+    written_by_children,
 )
 
 CASES = yaml.safe_load(Path(__file__).with_name("packages.yaml").read_text())
@@ -41,3 +45,20 @@ def test_failures_are_explained(case):
 def test_wheel_paths_are_quoted():
     line = file_requirement("vllm", Path("/a b/vllm-1+cpu.whl"), "0a")
     assert line == "vllm @ file:///a%20b/vllm-1%2Bcpu.whl --hash=sha256:0a"
+
+
+def test_writing_children_are_a_sign_of_life_and_idle_ones_are_not():
+    reports = []
+    with while_writing(lambda: reports.append(written_by_children()), interval=0.05):
+        with subprocess.Popen(["sleep", "10"]) as idle:
+            time.sleep(0.3)
+            assert not any(reports)
+            reports.clear()
+            with subprocess.Popen(["dd", "if=/dev/zero", "of=/dev/null", "bs=1M"]) as busy:
+                time.sleep(0.4)
+                busy.kill()
+            idle.kill()
+        assert max(reports) > 1 << 20
+    count = len(reports)
+    time.sleep(0.1)
+    assert len(reports) == count

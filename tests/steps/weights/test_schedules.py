@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -66,7 +65,11 @@ def hub(repository):
 @given(runs=RUNS)
 def test_any_schedule_ends_with_the_source(hub, source, repository, monkeypatch, runs):
     monkeypatch.setattr(acquire, "DEFAULT_TUNING", TUNING)
-    workspace = Path(tempfile.mkdtemp(prefix="schedule", dir=MEMORY))
+    with tempfile.TemporaryDirectory(prefix="schedule", dir=MEMORY) as workspace:
+        follow(runs, hub, Path(workspace), source, repository, monkeypatch)
+
+
+def follow(runs, hub, workspace, source, repository, monkeypatch) -> None:
     faults, crashes = hub.faults, 0
     faults.happened.clear()
     faults.sent = 0
@@ -89,4 +92,3 @@ def test_any_schedule_ends_with_the_source(hub, source, repository, monkeypatch,
     assert tree(workspace / "weights" / "tiny") == tree(source)
     sizes = {f.path: f.size for f in repository.files}
     assert faults.sent - sum(sizes.values()) <= explained(faults.happened, crashes, sizes)
-    shutil.rmtree(workspace)

@@ -99,8 +99,10 @@ def _quantization(made: Plan) -> dict[str, Any]:
     return section
 
 
-def _add(values: list[str], new: Iterable[str]) -> None:
-    values.extend(v for v in new if v not in values)
+def _add(section: dict[str, Any], key: str, new: Iterable[str]) -> None:
+    """Add to a list of a config, which may be absent or null."""
+    values = list(section.get(key) or [])
+    section[key] = values + [v for v in new if v not in values]
 
 
 def _actorder(about: Subject, names: tuple[str, ...], made: Plan) -> None:
@@ -122,7 +124,7 @@ def _declare(about: Subject, names: tuple[str, ...], made: Plan) -> None:
 
 
 def _targets(made: Plan, scheme: Scheme, new: Iterable[str]) -> None:
-    _add(_quantization(made)["config_groups"][scheme.name].setdefault("targets", []), new)
+    _add(_quantization(made)["config_groups"][scheme.name], "targets", new)
 
 
 def _probe(about: Subject, names: tuple[str, ...], made: Plan) -> None:
@@ -155,7 +157,7 @@ def _ignore(about: Subject, names: tuple[str, ...], made: Plan) -> None:
             new += [x.base for x in parts[name]]
         else:
             new.append(rf"re:{re.escape(name)}\.\d+\..*")
-    _add(_quantization(made).setdefault("ignore", []), dict.fromkeys(new))
+    _add(_quantization(made), "ignore", dict.fromkeys(new))
 
 
 def _dequantise(about: Subject, names: tuple[str, ...], made: Plan) -> None:
@@ -179,10 +181,7 @@ def _dequantise(about: Subject, names: tuple[str, ...], made: Plan) -> None:
             for t in group.get("targets") or []
             if not any(matched(n, [t]) for n in only) or any(matched(n, [t]) for n in others)
         ]
-    _add(
-        section.setdefault("ignore", []),
-        [r"re:.*\.compressor\..*", r"re:.*\.indexer\.weights_proj$"],
-    )
+    _add(section, "ignore", [r"re:.*\.compressor\..*", r"re:.*\.indexer\.weights_proj$"])
 
 
 def _names(about: Subject, bases: set[str]) -> tuple[list[str], list[str]]:

@@ -241,7 +241,7 @@ DEFECTS: dict[str, Defect] = {
     "shared experts not ignored": Defect(
         "quant_overmatched",
         plant=lambda t: (
-            quant(t).update(ignore=["lm_head"]),
+            quant(t).update(ignore=None),
             group(t, 0)["targets"].append(r"re:.*shared_experts\.(w1|w2|w3|down_proj)$"),
         ),
         mended=True,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import gpu, native
-from .hessian import factor
+from .hessian import factor, loose_products
 
 GROUP = 128
 """Input columns that share a scale; also the columns quantised between two large products."""
@@ -80,7 +80,9 @@ def quantise(weights: Tensor, h: Tensor, options: Options) -> Quantised:
         order = torch.arange(columns - 1, -1, -1, device=weights.device).repeat(batch, 1)
     feed, pivots = factor(_reordered(_reordered(h, order, 0), order, 1), options.damping)
     ordered = _reordered(turned, order, 0)
-    codes, loss = _columns(ordered, feed, pivots, scales, (order // GROUP).to(torch.int32))
+    # Errors are fed back against the original weights, so they cannot pile up.
+    with loose_products(weights.device):
+        codes, loss = _columns(ordered, feed, pivots, scales, (order // GROUP).to(torch.int32))
     codes = _reordered(codes, order.argsort(dim=-1), 0)
     return Quantised(codes.transpose(1, 2).contiguous(), scales.transpose(1, 2).contiguous(), loss)
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from . import formats
 from .calibration import Calibration, Inputs
 from .gptq import GROUP, Options, Quantised, nearest, quantise
-from .hessian import NotDefinite, shrink
+from .hessian import NotDefinite, loose_products, shrink
 from .source import Experts, Problem
 
 SCHEMA = "mtp-retrofit/1"
@@ -73,8 +73,6 @@ def run(
 ) -> dict[str, Any]:
     """Quantise what is not yet in `out`; writes and returns the manifest. Raises `Problem`."""
     out.mkdir(parents=True, exist_ok=True)
-    # Errors are fed back against the original weights: the products may be of low precision.
-    torch.set_float32_matmul_precision("high")
     digest = _digest(experts, calibration, job)
     timer = Timer(calibration.device)
     batches = [
@@ -254,7 +252,9 @@ def _errors(
     w = weight.float()
     made = Quantised(codes[None], scales[None], scales.new_zeros(1)).weights()[0]
     plain = nearest(w[None], x.new_ones(1, w.shape[1]), ABSMAX).weights()[0]
-    return torch.stack([(x @ (w - q).t()).norm() for q in (made, plain)]) / (x @ w.t()).norm()
+    with loose_products(w.device):
+        parts = [(x @ part.t()).norm() for part in (w - made, w - plain, w)]
+    return torch.stack(parts[:2]) / parts[2]
 
 
 def _write(

@@ -206,6 +206,7 @@ class Event(TypedDict):
         "step.blocked",
         "attempt.started",
         "attempt.progress",
+        "attempt.notice",
         "attempt.failed",
         "attempt.succeeded",
         "undo.started",

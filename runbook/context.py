@@ -38,6 +38,7 @@ class StepContext:
     secrets: frozenset[str] = frozenset()
     out: TextIO | None = None
     on_progress: Progress | None = None
+    on_notice: Callable[[str], None] | None = None
 
     def secret(self, name: str) -> str | None:
         if name not in self.secrets:
@@ -51,6 +52,11 @@ class StepContext:
     def log(self, message: str) -> None:
         if self.out is not None:
             print(message, file=self.out, flush=True)
+
+    def notice(self, message: str) -> None:
+        self.log(message)
+        if self.on_notice is not None:
+            self.on_notice(message)
 
     def progress(
         self, done: float, total: float | None = None, unit: str = "", message: str = ""

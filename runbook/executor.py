@@ -299,6 +299,10 @@ class Executor:
     def _hear(self, attempt: Attempt) -> None:
         messages, ended = attempt.messages()
         for message in messages:
+            if message["type"] == "notice":
+                fields = {"step": attempt.step, "attempt": attempt.number}
+                self.journal.append("attempt.notice", **fields, message=message["message"])
+                continue
             self.on_progress(attempt.step, message)
             self._record_progress(attempt, message)
         if ended:

@@ -180,6 +180,8 @@ def event(item: Mapping[str, Any]) -> str:
     what = f"{item['type']:<18} {item.get('step', ''):<10}"
     if item["type"] == "attempt.progress":
         rest = amount(item)
+    elif item["type"] == "attempt.notice":
+        rest = item["message"]
     elif item.get("error"):
         rest = item["error"]["message"]
     elif item.get("reasons"):

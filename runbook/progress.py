@@ -30,6 +30,8 @@ class Lines:
             self.line(step, "waiting", "", event["question"])
         elif kind == "step.blocked":
             self.line(step, "blocked", "", "needs " + ", ".join(event["needs"]))
+        elif kind == "attempt.notice":
+            self.line(step, "", "", event["message"])
         elif kind == "attempt.succeeded":
             self.line(step, "satisfied", human.duration(event["seconds"]), "done")
         elif kind == "attempt.failed":

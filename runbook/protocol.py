@@ -150,6 +150,10 @@ class Context(Protocol):
         """Write one line to the attempt's log."""
         ...
 
+    def notice(self, message: str) -> None:
+        """Log a line that is an event too: something went wrong and was dealt with (a retry)."""
+        ...
+
     def progress(
         self, done: float, total: float | None = None, unit: str = "", message: str = ""
     ) -> None:

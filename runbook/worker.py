@@ -181,6 +181,7 @@ def _apply(spec: dict[str, Any], secrets: frozenset[str], tell: Any) -> dict[str
         secrets,
         sys.stdout,
         progress,
+        lambda message: tell(type="notice", message=message),
     )
     if spec["action"] == "undo":
         kind.undo(context)

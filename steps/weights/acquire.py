@@ -67,7 +67,7 @@ def _complete(
         bandwidth=ctx.inputs.bandwidth,
         tuning=DEFAULT_TUNING,
         on_done=done,
-        on_event=ctx.log,
+        on_event=ctx.notice,
         on_progress=progress,
     )
     if missing:
@@ -124,7 +124,7 @@ def _list(ctx: Context, wanted: dict[str, Any], sources: Sequence[Hub]) -> Listi
             except StepFailure as failure:
                 trouble = failure
                 refusals.append(failure)
-            ctx.log(f"{source.endpoint}: {trouble}")
+            ctx.notice(f"{source.endpoint}: {trouble}")
         if not waits:
             raise refusals[0]  # the hub's own word, before that of its mirrors
         pause = min(waits) + _pause(1) / 10
@@ -136,7 +136,7 @@ def _list(ctx: Context, wanted: dict[str, Any], sources: Sequence[Hub]) -> Listi
                 remedy="check the network and the endpoint, then run again",
                 retryable=True,
             )
-        ctx.log(f"next try in {pause:.1f} s")
+        ctx.notice(f"next try in {pause:.1f} s")
         time.sleep(pause)
 
 

@@ -103,6 +103,14 @@ def test_a_stall_is_silence_and_no_progress(cli):
     assert step_of(answer, "two")["state"] == "satisfied", "progress is a sign of life"
 
 
+def test_a_notice_is_an_event_and_a_line_of_the_log(cli):
+    book(cli, {"id": "one", "with": {"mood": "notices"}})
+    cli.json("run")
+    assert [e["message"] for e in cli.events("attempt.notice")] == ["the wind has turned"]
+    assert "the wind has turned" in cli.json("logs", "one")["lines"]
+    assert "the wind has turned" in cli.run("events").stdout
+
+
 def test_retries_are_events_with_growing_delays(cli):
     retry = {"attempts": 3, "backoff": "0.1s"}
     book(cli, {"id": "one", "retry": retry, "with": {"mood": "fails"}})

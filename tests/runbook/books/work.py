@@ -60,6 +60,10 @@ class Work:
             time.sleep(0.01)
             left = max(0.0, end - time.monotonic())
             ctx.progress(ctx.inputs.seconds - left, ctx.inputs.seconds, "seconds")
+        if mood == "notices":
+            ctx.notice("the wind has turned")
+        while mood == "waits" and not (ctx.workspace / "go").exists():
+            time.sleep(0.02)
         if mood == "fails":
             raise StepFailure("it failed", cause="a bad mood", remedy="cheer it up")
         if mood == "fails once" and diary.read_text().count(f"{ctx.step} began") == 1:

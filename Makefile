@@ -53,6 +53,7 @@ schema: $(VENV)/.ready
 lock: $(VENV)/.dev
 	$(BIN)/$(LOCK) pyproject.toml -o env/requirements.txt
 	$(BIN)/$(LOCK) --extra dev pyproject.toml -o env/requirements-dev.txt
+	$(BIN)/python -m runbook.env.lock_vllm 0.32.0-cpu 0.33.0 0.22.1
 	$(BIN)/python -m runbook.env.relock
 
 clean:

@@ -85,6 +85,7 @@ def compile_sources(ctx: Context, folder: Path) -> None:
 
     script = Path(__file__).with_name("bytecode.py")
     site = environment.site_packages(folder)
+    command: list[str | Path]
     command = [folder / "bin" / "python", "-I", "-W", "ignore", script, site, str(os.getpid())]
     ctx.run(command, on_line=follow)
 

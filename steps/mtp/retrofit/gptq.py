@@ -121,9 +121,7 @@ def choose_scales(turned: Tensor, moments: Tensor, options: Options) -> Tensor:
         return base.to(torch.bfloat16).float()
     fractions = torch.tensor(SHRINKS, device=turned.device)
     if options.signed:  # a negative scale reaches -8 where a positive one reaches 7
-        fractions = torch.cat(
-            [fractions, -fractions * ABSMAX / 8, -fractions, fractions * ABSMAX / 8]
-        )
+        fractions = torch.cat([fractions, -fractions * ABSMAX / 8])
     weight = moments if options.scale == "weighted" else torch.ones_like(moments)
     weight = weight.view(batch, columns // GROUP, GROUP).contiguous()
     if gpu.usable(grouped):

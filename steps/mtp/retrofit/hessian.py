@@ -21,7 +21,7 @@ GPU_PANELS = 4
 """H is computed in this many block rows, each up to the diagonal only: 0.56 (0.63) of the
 products."""
 TILE = 256
-"""Columns of a block column of the factorisation on GPUs."""
+"""Columns of a block column of the factorisation."""
 
 
 @dataclass
@@ -145,27 +145,19 @@ def factor(h: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     for amount in (damping, 10 * damping or 0.01, 1.0):
         diagonal.add_((amount - added) * mean)
         added = amount
-        lower, failed = _cholesky(h)
+        lower, failed = blocked_cholesky(h)
         if not failed.any():
             pivots = lower.diagonal(dim1=-2, dim2=-1).clone()
-            feed = torch.empty_like(h)
-            torch.div(lower, pivots.unsqueeze(-2), out=feed)
-            return feed, pivots.square()
+            return lower.div_(pivots.unsqueeze(-2)), pivots.square()
     raise NotDefinite("the second moments of the inputs cannot be factored")
 
 
-def _cholesky(h: Tensor) -> tuple[Tensor, Tensor]:
-    """Lower Cholesky factors of h [batch, d, d], and for each whether it failed (not 0)."""
-    if h.device.type == "cpu":
-        # H is symmetric; its transpose is laid out as LAPACK wants it, which saves a transposition.
-        lower, failed = torch.linalg.cholesky_ex(h.mT)
-        return lower, failed
-    return blocked_cholesky(h)
-
-
 def blocked_cholesky(h: Tensor, size: int = TILE) -> tuple[Tensor, Tensor]:
-    """The same by block columns, for GPUs: a batch of large matrices becomes a few batched
-    products, where the libraries factor large matrices one after the other."""
+    """Lower Cholesky factors of h [batch, d, d], and for each whether it failed (not 0).
+
+    By block columns, mostly matrix products: faster than the libraries' own, which on a GPU take
+    large matrices one after the other.
+    """
     width = h.shape[-1]
     lower = torch.zeros_like(h)
     failed = torch.zeros(h.shape[0], dtype=torch.int32, device=h.device)

@@ -154,10 +154,12 @@ class Evaluator:
         return look
 
     def record_outputs(self, step: str, outputs: Mapping[str, Json], known: str = "") -> str:
-        """Make a step's outputs visible to later ones; returns their digest."""
+        """Make a step's outputs visible to later ones; returns their digest. The identity of a
+        service's process is left out of it: who depends on that, names it in `with`."""
         self.outputs[step] = dict(outputs)
         self._scope["steps"][step] = {"outputs": self.outputs[step]}
-        self._digests[step] = known or digest(self.outputs[step])
+        lasting = {name: value for name, value in outputs.items() if name != "process"}
+        self._digests[step] = known or digest(lasting)
         return self._digests[step]
 
     def approval(self, step: Mapping[str, Any], check: Check) -> str:

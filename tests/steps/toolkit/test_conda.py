@@ -98,14 +98,16 @@ def test_a_fault_is_named_and_the_next_run_fetches_only_the_rest(
     assert not conda.check().ok
 
     conda.server.faults.clear()
-    complete = {name for name in conda.server.completed if name != archive}
+    kept = {f"{folder.name}.conda" for folder in (conda.cache / "conda").glob("*-h0_0")}
+    # A fault that is tried again leaves the others the time to come whole.
+    assert kept or fault not in ("truncate", "status 500")
     conda.server.requests.clear()
     conda.apply()
     assert conda.check(deep=True).ok
-    # What was still under way when the fault ended the run may have to be fetched, no more.
+    # What was still under way when the fault ended the run has to be fetched, no more.
     assert archive in conda.server.requests
     assert not (conda.prefix / "lib/evil.so").exists()
-    assert len(conda.server.requests.keys() & complete) <= len(conda.packages) - 2
+    assert not kept & conda.server.requests.keys()
 
 
 def test_a_wrong_hash_in_the_lock_is_refused(conda: CondaBench) -> None:

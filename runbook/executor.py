@@ -206,6 +206,7 @@ class Executor:
             same = record is not None and record["outputs"] == look.check.outputs
             self.evaluator.record_outputs(name, look.check.outputs, known if same else "")
             self._end(name, "satisfied", "skip", (*decision.reasons, *look.check.reasons))
+            fields["reasons"] += [r.dump() for r in look.check.reasons]
             self.journal.append("step.satisfied", step=name, **fields)
             return True
         self._open()
@@ -362,21 +363,20 @@ class Executor:
             self._fail(attempt, error, left)
             return
         outputs = result["outputs"]
+        remarks = [r for r in result["reasons"] if r["severity"] != "error"]
         self.journal.append(
             "attempt.succeeded",
             step=attempt.step,
             attempt=attempt.number,
             seconds=attempt.seconds,
             outputs=outputs,
+            reasons=remarks,
         )
         self._checkpoint(attempt.look, outputs, attempt.number, attempt.seconds)
         entry = self.steps[attempt.step]
         entry["state"] = "satisfied"
         entry["seconds"] = attempt.seconds
-        entry["reasons"] = [
-            *entry["reasons"],
-            *(r for r in result["reasons"] if r["severity"] != "error"),
-        ]
+        entry["reasons"] = [*entry["reasons"], *remarks]
         self._pending = [s for s in self._pending if s["id"] != attempt.step]
 
     def _fail(self, attempt: Attempt, error: dict[str, Any], left: list[int]) -> None:

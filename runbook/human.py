@@ -18,6 +18,7 @@ COLOURS = {
     "orphaned": "33",
     "stopped": "33",
     "retrying": "33",
+    "warning": "33",
     "running": "36",
     "run": "36",
 }

@@ -34,6 +34,9 @@ class Lines:
             self.line(step, "", "", event["message"])
         elif kind == "attempt.succeeded":
             self.line(step, "satisfied", human.duration(event["seconds"]), "done")
+            for reason in event["reasons"]:
+                if reason["severity"] == "warning":
+                    self.line(step, "warning", "", reason["message"])
         elif kind == "attempt.failed":
             again = event.get("retry_in")
             note = f"; again in {human.duration(again)}" if again is not None else ""

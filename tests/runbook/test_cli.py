@@ -96,6 +96,14 @@ def test_human_output_is_plain_and_on_stdout(two):
     assert "satisfied" in two.run("status").stdout
 
 
+def test_warnings_are_told_and_change_no_exit_code(cli):
+    cli.book = write_book(cli.home, {"id": "one", "with": {"mood": "warns"}})
+    assert "the ice is thin" in cli.run("run").stdout
+    again = cli.json("run")
+    assert again["steps"][0]["reasons"][-1]["severity"] == "warning"
+    assert "the ice is thin" in cli.run("run").stdout
+
+
 def test_errors_are_on_stderr_with_cause_and_remedy(cli):
     cli.book = write_book(cli.home, {"id": "one", "with": {"mood": "fails"}})
     process = cli.run("run", code=1)

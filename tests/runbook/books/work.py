@@ -37,7 +37,10 @@ class Work:
         content = path.read_text()
         if content != ctx.inputs.content:
             return Check.unsatisfied(Reason("differs", f"{path.name} says {content!r}"))
-        return Check.satisfied({"file": str(path), "content": content})
+        outputs = {"file": str(path), "content": content}
+        if ctx.inputs.mood == "warns":
+            return Check.satisfied(outputs, Reason("thin", "the ice is thin", "", "warning"))
+        return Check.satisfied(outputs)
 
     def apply(self, ctx):
         diary = ctx.workspace / "diary"

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from runbook.errors import INTERNAL, RunbookError, error_data
 from runbook.executor import Executor
 from runbook.planner import Selection
 from runbook.state import Workspace
+
+
+def deaf(function: Callable[..., None]) -> Callable[..., None]:
+    """The reader of our output may leave (`runbook run | head`): the work goes on."""
+
+    def call(*arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.close(nowhere)
+
+    return call
 
 
 def execute(
@@ -46,8 +60,8 @@ def execute(
         jobs=jobs,
         approved=approved,
         approve_all=approve_all,
-        listener=listener,
-        on_progress=on_progress,
+        listener=deaf(listener),
+        on_progress=deaf(on_progress),
     )
     error: dict[str, Any] | None
     try:

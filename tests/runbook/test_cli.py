@@ -211,6 +211,16 @@ def test_a_closed_pipe_is_no_error(two):
     assert process.stderr == ""
 
 
+def test_a_reader_that_leaves_does_not_end_the_run(two):
+    command = " ".join(two.argv("run"))
+    process = subprocess.run(
+        ["sh", "-c", f"{command} | head -n 1"], env=two.environment, capture_output=True, text=True
+    )
+    assert process.stderr == ""
+    assert two.json("wait")["run"]["exit_code"] == 0
+    assert (two.workspace / "two").exists()
+
+
 def test_completion_scripts(cli):
     for shell in ("bash", "zsh", "fish"):
         assert "_RUNBOOK_COMPLETE" in cli.run("completion", shell).stdout

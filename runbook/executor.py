@@ -17,7 +17,7 @@ from runbook.errors import APPROVAL, CANCELLED, DONE, FAILED, PRECONDITION
 from runbook.evaluate import Evaluator, Look
 from runbook.history import RunRecord, last_attempt
 from runbook.journal import Journal, now
-from runbook.planner import Decision, Selection, decide
+from runbook.planner import Decision, Selection, considered, decide
 from runbook.protocol import Reason
 from runbook.redact import Redactor
 from runbook.state import Workspace
@@ -71,7 +71,7 @@ class Executor:
         self.steps: dict[str, dict[str, Any]] = {}
         workspace.read_index(len(book["steps"]))
         self._by_id = {step["id"]: step for step in book["steps"]}
-        self._pending = self._considered()
+        self._pending = considered(book["steps"], selection)
         self._running: dict[int, Attempt] = {}
         self._retry_at: dict[str, float] = {}
         self._numbers: dict[str, int] = {}
@@ -79,14 +79,6 @@ class Executor:
         self._history: dict[str, Any] | None = None
         self._rendered: dict[str, Any] = {}
         self._selector = selectors.DefaultSelector()
-
-    def _considered(self) -> list[Mapping[str, Any]]:
-        """The steps that may run, and those that they need."""
-        wanted: set[str] = set(self.selection.runnable)
-        for step in reversed(self.book["steps"]):
-            if step["id"] in wanted:
-                wanted.update(step["needs"])
-        return [step for step in self.book["steps"] if step["id"] in wanted]
 
     # The loop --------------------------------------------------------------------------------
 

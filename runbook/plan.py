@@ -7,7 +7,7 @@ from typing import Any
 
 from runbook.evaluate import Evaluator
 from runbook.history import RunRecord, last_attempt
-from runbook.planner import INACTIVE, UPSTREAM, Decision, Selection, decide
+from runbook.planner import INACTIVE, UPSTREAM, Decision, Selection, considered, decide
 from runbook.protocol import Work
 from runbook.redact import Redactor
 from runbook.state import Workspace
@@ -21,16 +21,10 @@ def plan(
     evaluator = Evaluator(book, workspace, deep)
     latest = workspace.latest()
     history = RunRecord(latest).steps if latest is not None else {}
-    wanted = set(selection.runnable)
-    for step in reversed(book["steps"]):
-        if step["id"] in wanted:
-            wanted.update(step["needs"])
     open_ends: set[str] = set()
     entries = []
-    for step in book["steps"]:
+    for step in considered(book["steps"], selection):
         name = step["id"]
-        if name not in wanted:
-            continue
         work, question = Work().dump(), None
         look = evaluator.look(step)
         if open_ends.intersection(step["needs"]):

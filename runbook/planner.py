@@ -96,6 +96,15 @@ def unknown_step(name: str, order: Sequence[str]) -> RunbookError:
     )
 
 
+def considered(steps: Sequence[Mapping[str, Any]], selection: Selection) -> list[Mapping[str, Any]]:
+    """The steps that may run, and those that they need, in the order of the document."""
+    wanted = set(selection.runnable)
+    for step in reversed(steps):
+        if step["id"] in wanted:
+            wanted.update(step["needs"])
+    return [step for step in steps if step["id"] in wanted]
+
+
 UPSTREAM = Decision("later", (Reason("upstream", "decided after an earlier step ran", "", "info"),))
 INACTIVE = Decision("inactive", (Reason("when", "its `when` is false", "", "info"),))
 

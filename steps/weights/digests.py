@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import mmap
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable
@@ -159,7 +160,9 @@ def digest_of(
         digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
     else:
         digest = hashlib.sha256()
-    buffer = bytearray(BLOCK)
+    # Page-aligned: 16 bytes past a page, where a bytearray tends to lie, some processors copy from
+    # the page cache several times slower (Zen 3: 1.8 GB/s where others do 12).
+    buffer = mmap.mmap(-1, BLOCK)
     view = memoryview(buffer)
     with path.open("rb", buffering=0) as file:
         if hasattr(os, "posix_fadvise"):

@@ -123,6 +123,25 @@ class Plan(Envelope):
     would_run: bool
 
 
+class CheckStep(TypedDict):
+    id: str
+    uses: str
+    state: Literal["satisfied", "unmet", "unknown", "inactive"]
+    reasons: list[Reason]
+    work: Work
+    seconds: float
+
+
+class Check(Envelope):
+    """`unknown`: cannot be told before the steps that it depends on hold."""
+
+    kind: Literal["check"]
+    book: str
+    workspace: str
+    deep: bool
+    steps: list[CheckStep]
+
+
 class RunStep(TypedDict):
     id: str
     state: State
@@ -354,6 +373,7 @@ class Patches(Envelope):
 ANSWERS: dict[str, Any] = {
     "validate": Validate | Refusal,
     "plan": Plan | Refusal,
+    "check": Check | Refusal,
     "run": Run | Detached | Refusal,
     "status": Status | Refusal,
     "wait": Wait | Refusal,

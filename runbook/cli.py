@@ -284,6 +284,57 @@ def plan(
 
 
 @cli.command()
+@click.argument("steps", nargs=-1, metavar="[STEP]...")
+@options(positional=False, sets=True)
+@click.option("--deep", is_flag=True, help="The thorough form: every byte is read.")
+def check(
+    steps: tuple[str, ...],
+    book: str | None,
+    workspace: Path | None,
+    as_json: bool,
+    sets: tuple[str, ...],
+    deep: bool,
+) -> int:
+    """Check whether steps hold (default: all), and change nothing; 3 if one does not."""
+    from runbook import check as checking
+    from runbook.envelope import document
+
+    target = Target(book, workspace, sets)
+    body = checking.check(target.book, target.workspace, steps, deep, quiet=as_json)
+    unmet = [entry for entry in body["steps"] if entry["state"] in ("unmet", "unknown")]
+    follow = [target.command("run", *_mending(unmet, bool(steps), deep))]
+    if not unmet:
+        _answer(document("check", True, body, next=[target.command("status")]), as_json, _said)
+        return errors.DONE
+    first = next((entry for entry in unmet if entry["state"] == "unmet"), unmet[0])
+    reason = first["reasons"][0]
+    error = RunbookError(
+        f"{len(unmet)} of {len(body['steps'])} steps do not hold: "
+        + ", ".join(entry["id"] for entry in unmet),
+        code="unmet",
+        exit_code=errors.PRECONDITION,
+        cause=f"{first['id']}: {reason['message']}",
+        remedy=reason["remedy"] or follow[0],
+    )
+    answer = document("check", False, body, error=error_data(error), next=follow)
+    _answer(answer, as_json, _said)
+    return error.exit_code
+
+
+def _mending(unmet: Sequence[Mapping[str, Any]], chosen: bool, deep: bool) -> list[str]:
+    """The arguments of the run that makes steps hold again. What only a thorough check sees, a
+    run by itself does not: it must be told to run the step."""
+    force = [e["id"] for e in unmet if deep and e["state"] == "unmet"]
+    until = ["--until", unmet[-1]["id"]] if chosen and unmet else []
+    return [*(word for name in force for word in ("--force", name)), *until]
+
+
+def _said(answer: Mapping[str, Any]) -> str:
+    """Nothing more: it was said line by line."""
+    return ""
+
+
+@cli.command()
 @options(sets=True)
 @selection_options
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Steps at once.")
@@ -527,12 +578,10 @@ def logs(
     """Show the log of a step's attempt."""
     from runbook import logs as reading
     from runbook.envelope import document
-    from runbook.planner import unknown_step
+    from runbook.planner import require_steps
 
     target = Target(book, workspace)
-    order = [item["id"] for item in target.book["steps"]]
-    if step not in order:
-        raise unknown_step(step, order)
+    require_steps(target.book["steps"], step)
     found = reading.find(target.workspace, step, attempt)
     lines = reading.errors(found.path) if only_errors else reading.lines(found.path, tail)
     if follow and not as_json:

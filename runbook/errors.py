@@ -22,7 +22,7 @@ EXIT_CODES = {
     DONE: "done",
     FAILED: "a step failed",
     USAGE: "usage, or invalid document",
-    PRECONDITION: "precondition not met",
+    PRECONDITION: "precondition not met, or `check` found a step that does not hold",
     WORK_FOUND: "`plan --exit-code` found work",
     APPROVAL: "waits for approval",
     LOCKED: "another run holds the lock",

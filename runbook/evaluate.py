@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import runbook
 from runbook import crash, template
-from runbook.context import StepContext, default_cache
+from runbook.context import Progress, StepContext, default_cache
 from runbook.planner import View
 from runbook.protocol import Check, Json, Reason, Step, StepFailure
 from runbook.registry import load_step
@@ -89,10 +89,9 @@ class Look:
 class Evaluator:
     """Looks at the steps of one compiled document, in an order in which needs come first."""
 
-    def __init__(self, book: Mapping[str, Any], workspace: Workspace, deep: bool = False) -> None:
+    def __init__(self, book: Mapping[str, Any], workspace: Workspace) -> None:
         self.workspace = workspace
         self.secrets = frozenset(book["secrets"])
-        self.deep = deep
         self.facts = Facts()
         self.outputs: dict[str, dict[str, Json]] = {}
         self._digests: dict[str, str] = {}
@@ -117,9 +116,11 @@ class Evaluator:
             self._kinds[key] = (kind, version)
         return self._kinds[key]
 
-    def look(self, step: Mapping[str, Any]) -> Look:
-        """Render, compare and check. Never raises for what a step or its document does wrong:
-        that comes back as a check that does not hold."""
+    def look(
+        self, step: Mapping[str, Any], deep: bool = False, on_progress: Progress | None = None
+    ) -> Look:
+        """Render, compare and check, if `deep` thoroughly. Never raises for what a step or its
+        document does wrong: that comes back as a check that does not hold."""
         look = Look(step)
         look.checkpoint = self.workspace.checkpoint(step["id"])
         try:
@@ -135,9 +136,10 @@ class Evaluator:
                 SimpleNamespace(**inputs),
                 self.workspace.root,
                 self._cache,
-                self.deep,
+                deep,
                 self.facts,
                 self.secrets,
+                on_progress=on_progress,
             )
             look.fingerprint = self._fingerprint(step, look, kind, version)
             look.inputs = inputs

@@ -11,6 +11,7 @@ COLOURS = {
     "satisfied": "32",
     "failed": "31",
     "unmet": "31",
+    "unknown": "33",
     "blocked": "33",
     "waiting": "33",
     "cancelled": "33",

@@ -18,7 +18,7 @@ def plan(
 ) -> dict[str, Any]:
     """What a run would do, without doing it; `later` where that depends on what runs before."""
     workspace.read_index(len(book["steps"]))
-    evaluator = Evaluator(book, workspace, deep)
+    evaluator = Evaluator(book, workspace)
     latest = workspace.latest()
     history = RunRecord(latest).steps if latest is not None else {}
     open_ends: set[str] = set()
@@ -26,7 +26,7 @@ def plan(
     for step in considered(book["steps"], selection):
         name = step["id"]
         work, question = Work().dump(), None
-        look = evaluator.look(step)
+        look = evaluator.look(step, deep)
         if open_ends.intersection(step["needs"]):
             decision = UPSTREAM
             # What does not depend on the outputs of earlier steps can be told beforehand.

@@ -58,10 +58,9 @@ def select(
     force: Collection[str] = (),
 ) -> Selection:
     """Apply `--from`, `--until`, `--only` and `--force`. Order is that of the document."""
-    order = [step["id"] for step in steps]
-    for name in (*([start] if start else []), *([until] if until else []), *only, *force):
-        if name not in order:
-            raise unknown_step(name, order)
+    order = require_steps(
+        steps, *([start] if start else []), *([until] if until else []), *only, *force
+    )
     if only and (start or until):
         raise RunbookError(
             "--only cannot be combined with --from or --until",
@@ -84,12 +83,17 @@ def select(
     return Selection(frozenset(chosen | always | set(force)), frozenset(forced))
 
 
-def unknown_step(name: str, order: Sequence[str]) -> RunbookError:
+def require_steps(steps: Sequence[Mapping[str, Any]], *names: str) -> list[str]:
+    """The ids of all steps in the order of the document; refuses names that are not among them."""
+    order = [step["id"] for step in steps]
+    unknown = next((name for name in names if name not in order), None)
+    if unknown is None:
+        return order
     import difflib
 
-    near = difflib.get_close_matches(name, order, 1)
-    return RunbookError(
-        f"there is no step `{name}`" + (f"; did you mean `{near[0]}`?" if near else ""),
+    near = difflib.get_close_matches(unknown, order, 1)
+    raise RunbookError(
+        f"there is no step `{unknown}`" + (f"; did you mean `{near[0]}`?" if near else ""),
         code="unknown_step",
         exit_code=USAGE,
         remedy="the steps are: " + ", ".join(order),

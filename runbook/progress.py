@@ -50,8 +50,14 @@ class Lines:
     def print(self, text: str) -> None:
         print(text, flush=self.flush)
 
+    def begin(self, step: str) -> None:
+        """Plain output tells of what has ended; what has begun, `event` tells."""
+
     def progress(self, step: str, message: Mapping[str, Any]) -> None:
         """Plain output shows no progress: `runbook status` does."""
+
+    def end(self, step: str) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -78,12 +84,14 @@ class Live(Lines):
         self._progress.start()
 
     def event(self, event: Mapping[str, Any]) -> None:
-        step = event.get("step", "")
         if event["type"] == "attempt.started":
-            self._tasks[step] = self._progress.add_task(step, total=None, step=step, detail="")
-        elif event["type"] in ("attempt.succeeded", "attempt.failed") and step in self._tasks:
-            self._progress.remove_task(self._tasks.pop(step))
+            self.begin(event["step"])
+        elif event["type"] in ("attempt.succeeded", "attempt.failed"):
+            self.end(event["step"])
         super().event(event)
+
+    def begin(self, step: str) -> None:
+        self._tasks[step] = self._progress.add_task(step, total=None, step=step, detail="")
 
     def progress(self, step: str, message: Mapping[str, Any]) -> None:
         if step in self._tasks:
@@ -93,6 +101,10 @@ class Live(Lines):
                 total=message["total"],
                 detail=human.amount(message),
             )
+
+    def end(self, step: str) -> None:
+        if step in self._tasks:
+            self._progress.remove_task(self._tasks.pop(step))
 
     def print(self, text: str) -> None:
         from rich.text import Text

@@ -13,7 +13,7 @@ from runbook.attempt import Attempt
 from runbook.errors import DONE, FAILED
 from runbook.evaluate import Evaluator, Look
 from runbook.journal import Journal
-from runbook.planner import unknown_step
+from runbook.planner import require_steps
 from runbook.redact import Redactor
 from runbook.state import Workspace
 
@@ -22,10 +22,7 @@ def plan(
     book: Mapping[str, Any], workspace: Workspace, names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """What would be undone, last step first: what has a checkpoint or stands by its check."""
-    order = [step["id"] for step in book["steps"]]
-    for name in names:
-        if name not in order:
-            raise unknown_step(name, order)
+    require_steps(book["steps"], *names)
     entries = []
     for step, look in _look(book, workspace):
         if names and step["id"] not in names:

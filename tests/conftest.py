@@ -47,7 +47,7 @@ class Cli:
 
     def argv(self, verb: str, *arguments: str) -> list[str]:
         book = [str(self.book)] if self.book is not None else []
-        if verb in ("logs", "destroy") and book:
+        if verb in ("check", "logs", "destroy") and book:
             book = ["--book", *book]
         if verb in ("list", "schema", "completion"):
             book = []

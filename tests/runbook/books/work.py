@@ -35,6 +35,11 @@ class Work:
         if not path.exists():
             return Check.unsatisfied(Reason("missing", f"{path.name} is missing", f"make {path}"))
         content = path.read_text()
+        if ctx.inputs.mood == "hides" and not ctx.deep:
+            content = ctx.inputs.content
+        for n in range(20 if ctx.deep else 0):
+            ctx.progress(n + 1, 20, "pages", "reads")
+            time.sleep(ctx.inputs.seconds / 20)
         if content != ctx.inputs.content:
             return Check.unsatisfied(Reason("differs", f"{path.name} says {content!r}"))
         outputs = {"file": str(path), "content": content}

@@ -1,0 +1,115 @@
+"""Whether steps hold: asks their checks, one after the other, and changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from runbook import human
+from runbook.context import Progress
+from runbook.evaluate import Evaluator, Look
+from runbook.planner import INACTIVE, Selection, considered, decide, require_steps
+from runbook.progress import Lines, reporter
+from runbook.protocol import Reason
+from runbook.redact import Redactor
+from runbook.state import Workspace
+
+
+def check(
+    book: Mapping[str, Any],
+    workspace: Workspace,
+    names: Sequence[str],
+    deep: bool,
+    quiet: bool,
+) -> dict[str, Any]:
+    """The state of the named steps (none: of all). A line is printed as each ends, unless `quiet`;
+    on a terminal a thorough check shows its progress.
+
+    What they need is looked at as well, quickly, for its outputs.
+    """
+    order = require_steps(book["steps"], *names)
+    wanted = frozenset(names or order)
+    workspace.read_index(len(order))
+    width = max(map(len, order))
+    shown = None if quiet else reporter(width) if deep else Lines(width)
+    try:
+        entries = _check(book, workspace, wanted, deep, shown)
+    finally:
+        if shown is not None:
+            shown.close()
+    return {
+        "book": book["name"],
+        "workspace": str(workspace.root),
+        "deep": deep,
+        "steps": entries,
+    }
+
+
+def _check(
+    book: Mapping[str, Any],
+    workspace: Workspace,
+    wanted: frozenset[str],
+    deep: bool,
+    shown: Lines | None,
+) -> list[dict[str, Any]]:
+    evaluator = Evaluator(book, workspace)
+    redactor = Redactor(book["secrets"])
+    # Of each step, those nearest before it (or itself) that do not hold, and why.
+    lacking: dict[str, dict[str, str]] = {}
+    entries = []
+    for step in considered(book["steps"], Selection(wanted, frozenset())):
+        name = step["id"]
+        thorough = deep and name in wanted
+        begun = time.monotonic()
+        if shown is not None and name in wanted:
+            shown.begin(name)
+        look = evaluator.look(step, thorough, _progress(shown, name) if thorough else None)
+        without = {k: why for need in step["needs"] for k, why in lacking[need].items()}
+        state, reasons = _judge(look, without)
+        holds = state in ("satisfied", "inactive")
+        if holds:
+            evaluator.record_outputs(name, look.check.outputs)
+        lacking[name] = without if holds else {name: reasons[0].message}
+        if name not in wanted:
+            continue
+        entry = {
+            "id": name,
+            "uses": step["uses"],
+            "state": state,
+            "reasons": [reason.dump() for reason in reasons],
+            "work": look.check.work.dump(),
+            "seconds": round(time.monotonic() - begun, 3),
+        }
+        entry = redactor.data(entry)
+        entries.append(entry)
+        if shown is not None:
+            shown.end(name)
+            took = human.duration(entry["seconds"]) if deep else ""
+            shown.line(name, state, took, human.reason_text(entry["reasons"]))
+    return entries
+
+
+def _judge(look: Look, without: Mapping[str, str]) -> tuple[str, tuple[Reason, ...]]:
+    """The state of a step and why. `without` are steps that it depends on and that do not hold."""
+    if not look.active:
+        return "inactive", INACTIVE.reasons
+    found = look.check
+    if without and look.inputs is None and found.reasons[0].code == "template_undefined":
+        why = "; ".join(f"{name} does not hold ({reason})" for name, reason in without.items())
+        return "unknown", (Reason("upstream", f"depends on an earlier step: {why}"),)
+    view = look.view(forced=False, runnable=False, last_attempt="")
+    if without:
+        view = replace(view, changed=())  # their outputs are a part of what is compared
+    decision = decide(view)
+    remarks = (reason for reason in found.reasons if reason.severity != "error")
+    return "satisfied" if found.ok else "unmet", (*decision.reasons, *remarks)
+
+
+def _progress(shown: Lines | None, step: str) -> Progress:
+    def tell(done: float, total: float | None, unit: str, message: str) -> None:
+        if shown is not None:
+            shown.progress(step, {"done": done, "total": total, "unit": unit, "message": message})
+
+    return tell

@@ -32,6 +32,7 @@ class Attempt:
         workspace: Workspace,
         lock: int,
         action: str = "apply",
+        deep: bool = False,
     ) -> None:
         assert look.context is not None and look.inputs is not None
         step = look.step
@@ -50,6 +51,7 @@ class Attempt:
         context = look.context
         spec = {
             "action": action,
+            "deep": deep,
             "step": self.step,
             "uses": step["uses"],
             "folder": step["folder"],

@@ -277,7 +277,8 @@ class Executor:
         run = self._open()
         name = look.step["id"]
         number = self._numbers[name] = self._numbers.get(name, 0) + 1
-        attempt = Attempt(look, number, run, self.workspace, self.lock)
+        forced = name in self.selection.forced
+        attempt = Attempt(look, number, run, self.workspace, self.lock, deep=forced)
         process = attempt.identity
         self.journal.append(
             "attempt.started",

@@ -134,7 +134,8 @@ class Context(Protocol):
 
     @property
     def deep(self) -> bool:
-        """Whether the thorough form of `check` is asked for."""
+        """Whether the thorough form of `check` is asked for; in `apply`, whether the step was
+        forced: then what an earlier `apply` has proven is to be proven again."""
         ...
 
     @property

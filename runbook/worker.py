@@ -176,7 +176,7 @@ def _apply(spec: dict[str, Any], secrets: frozenset[str], tell: Any) -> dict[str
         SimpleNamespace(**spec["inputs"]),
         Path(spec["workspace"]),
         Path(spec["cache"]),
-        False,
+        spec["deep"],
         Facts(),
         secrets,
         sys.stdout,
@@ -187,6 +187,7 @@ def _apply(spec: dict[str, Any], secrets: frozenset[str], tell: Any) -> dict[str
         kind.undo(context)
         return {"type": "result", "outputs": {}, "reasons": []}
     kind.apply(context)
+    context.deep = False
     check = kind.check(context)
     if not check.ok:
         errors = [r for r in check.reasons if r.severity == "error"]

@@ -41,7 +41,8 @@ def _complete(
     sources: Sequence[Hub],
 ) -> None:
     listing = stamp.listing
-    missing = _reuse(ctx, folder, stamp, list(stamp.unproven(folder, ctx.inputs.verify)))
+    doubtful = listing.entries if ctx.deep else stamp.unproven(folder, ctx.inputs.verify)
+    missing = _reuse(ctx, folder, stamp, list(doubtful))
     if reason := room.shortage(folder, room.needed(folder, missing)):
         raise PreconditionNotMet(reason.message, code=reason.code, remedy=reason.remedy)
     here = listing.bytes - sum(entry.size for entry in missing)
@@ -166,10 +167,14 @@ def _reuse(ctx: Context, folder: Path, stamp: Stamp, missing: list[Entry]) -> li
             path = found[entry]
             if isinstance(digest, OSError) or not digests.matches(entry, digest):
                 ctx.log(f"{path} is not {entry.path} as listed: it is not used")
+                _forget(stamp, folder, entry)
             elif entry not in linked:
                 # After a kill it may be a download that was not yet recorded: then it is ours,
                 # but taking it for the user's only makes `undo` leave it.
-                _record(stamp, folder, entry, "adopted", True)
+                before = stamp.records.get(entry.path)
+                known = before is not None and before.holds(path)
+                origin = before.origin if before is not None and known else "adopted"
+                _record(stamp, folder, entry, origin, True)
                 ctx.log(f"{entry.path}: was here")
                 del left[entry.path]
             elif how := cache.reuse(path, folder / entry.path, ctx.inputs.link):
@@ -190,6 +195,16 @@ def _reuse(ctx: Context, folder: Path, stamp: Stamp, missing: list[Entry]) -> li
 def _record(stamp: Stamp, folder: Path, entry: Entry, origin: str, verified: bool) -> None:
     stamp.records[entry.path] = Record.of(folder / entry.path, origin, verified)
     stamp.save(folder)
+
+
+def _forget(stamp: Stamp, folder: Path, entry: Entry) -> None:
+    """A file is as it was recorded and yet wrong. Ours goes at once, so that nothing trusts it."""
+    record, path = stamp.records.get(entry.path), folder / entry.path
+    if record is not None and record.holds(path):
+        if record.origin != "adopted":
+            path.unlink()
+        del stamp.records[entry.path]
+        stamp.save(folder)
 
 
 def _tidy(ctx: Context, folder: Path, stamp: Stamp) -> None:

@@ -278,6 +278,8 @@ def test_from_forces_and_later_steps_decide_for_themselves(cli):
     answer = cli.json("run", "--from", "two")
     assert [s["decision"] for s in answer["steps"]] == ["skip", "run", "skip"]
     assert step_of(answer, "two")["reasons"][0]["code"] == "forced"
+    diary = (cli.workspace / "diary").read_text().splitlines()
+    assert [line for line in diary if "nothing" in line] == ["two trusts nothing"]
 
 
 def test_changed_outputs_reach_later_steps(cli):

@@ -51,6 +51,8 @@ class Work:
         diary = ctx.workspace / "diary"
         with diary.open("a") as file:
             file.write(f"{ctx.step} began\n")
+            if ctx.deep:
+                file.write(f"{ctx.step} trusts nothing\n")
         if ctx.inputs.leave:
             subprocess.Popen(["setsid", "sleep", "300"])
         mood = ctx.inputs.mood

@@ -83,20 +83,43 @@ def test_check_sees_a_change_of_size_time_or_name(hub, run, workspace, folder):
         assert LARGEST in check.reasons[0].message
 
 
-def test_deep_check_sees_a_flipped_bit_that_the_stat_hides(hub, run, workspace, folder):
-    run(hub)
-    path = folder / LARGEST
+def damage_unseen(path: Path) -> bytes:
+    """Flip a bit and put the times back; the content then."""
     before = path.stat()
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    return bytes(data)
+
+
+def test_deep_check_sees_a_flipped_bit_that_the_stat_hides(hub, run, workspace, folder):
+    run(hub)
+    data = damage_unseen(folder / LARGEST)
     ctx = context(workspace, hub)
     assert Weights().check(ctx).ok
     ctx.deep = True
     check = Weights().check(ctx)
     assert [r.code for r in check.reasons] == ["digest_mismatch"]
     assert hashlib.sha256(data).hexdigest() in check.reasons[0].message
+
+
+def test_a_forced_apply_reads_every_byte_and_mends_the_file_that_is_wrong(
+    hub, run, workspace, folder, source
+):
+    run(hub)
+    damage_unseen(folder / LARGEST)
+    sent = hub.faults.sent
+    run(hub)
+    assert hub.faults.sent == sent, "by itself it trusts its record"
+    ctx = context(workspace, hub)
+    ctx.deep = True
+    Weights().apply(ctx)
+    assert Weights().check(ctx).ok
+    assert tree(folder) == tree(source)
+    assert hub.faults.sent == sent + (source / LARGEST).stat().st_size
+    Weights().undo(ctx)
+    assert not folder.exists(), "what was downloaded is still known to be ours"
 
 
 def test_other_inputs_are_other_weights(hub, run, workspace):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -10,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
 import click
 
@@ -172,28 +173,38 @@ def _answer(
         print(error_text(answer["error"]), file=sys.stderr)
 
 
-F = TypeVar("F", bound=Callable[..., Any])
+Verb: TypeAlias = Callable[..., Any]
 
 
-def options(*, positional: bool = True, sets: bool = False) -> Callable[[F], F]:
-    """What all verbs that work on a book share."""
-
-    def decorate(function: F) -> F:
-        function = click.option("--json", "as_json", is_flag=True, help="One JSON document.")(
-            function
-        )
-        function = click.option(
+def options(
+    *, positional: bool = True, sets: bool = False, validate_only: bool = False
+) -> Callable[[Verb], Verb]:
+    """What all verbs that work on a book share; they are given it as `target`."""
+    shared = [
+        click.option("--json", "as_json", is_flag=True, help="One JSON document."),
+        click.option(
             "--workspace",
             type=click.Path(path_type=Path, file_okay=False),
             help="Folder of the runbook's state and results.",
-        )(function)
-        if sets:
-            function = click.option(
-                "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set an input."
-            )(function)
-        if positional:
-            return click.argument("book", required=False)(function)
-        return click.option("--book", help="A path or a shipped name.")(function)
+        ),
+    ]
+    if sets:
+        shared.append(
+            click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set an input.")
+        )
+    if positional:
+        shared.append(click.argument("book", required=False))
+    else:
+        shared.append(click.option("--book", help="A path or a shipped name."))
+
+    def decorate(function: Verb) -> Verb:
+        @functools.wraps(function)
+        def verb(
+            book: str | None, workspace: Path | None, sets: tuple[str, ...] = (), **rest: Any
+        ) -> Any:
+            return function(target=Target(book, workspace, sets, validate_only), **rest)
+
+        return functools.reduce(lambda decorated, option: option(decorated), shared, verb)
 
     return decorate
 
@@ -228,28 +239,35 @@ def cli() -> None:
 
 
 @cli.command()
-@options(sets=True)
-def validate(
-    book: str | None, workspace: Path | None, as_json: bool, sets: tuple[str, ...]
-) -> None:
+@options(sets=True, validate_only=True)
+def validate(target: Target, as_json: bool) -> None:
     """Check the document only."""
     from runbook.envelope import document
 
-    target = Target(book, workspace, sets, validate_only=True)
     body = {"book": target.book["name"], "source": target.book["source"], "errors": []}
     answer = document("validate", True, body, next=[target.command("plan")])
     _answer(answer, as_json, lambda a: f"{a['source']}: valid")
 
 
-def selection_options(function: F) -> F:
-    for option in (
-        click.option("--from", "start", metavar="STEP", help="Force STEP; later ones decide."),
-        click.option("--until", metavar="STEP", help="Stop after STEP."),
-        click.option("--only", multiple=True, metavar="STEP", help="Force STEP, run no other."),
-        click.option("--force", multiple=True, metavar="STEP", help="Run STEP though it holds."),
-    ):
-        function = option(function)
-    return function
+def selection_options(function: Verb) -> Verb:
+    """Which steps; the verb is given them as the arguments of `planner.select`."""
+
+    @click.option("--from", "start", metavar="STEP", help="Force STEP; later ones decide.")
+    @click.option("--until", metavar="STEP", help="Stop after STEP.")
+    @click.option("--only", multiple=True, metavar="STEP", help="Force STEP, run no other.")
+    @click.option("--force", multiple=True, metavar="STEP", help="Run STEP though it holds.")
+    @functools.wraps(function)
+    def verb(
+        start: str | None,
+        until: str | None,
+        only: tuple[str, ...],
+        force: tuple[str, ...],
+        **rest: Any,
+    ) -> Any:
+        chosen = {"start": start, "until": until, "only": only, "force": force}
+        return function(chosen=chosen, **rest)
+
+    return verb
 
 
 @cli.command()
@@ -258,14 +276,9 @@ def selection_options(function: F) -> F:
 @click.option("--deep", is_flag=True, help="Ask each check for its thorough form.")
 @click.option("--exit-code", "use_exit_code", is_flag=True, help="Exit 4 if anything would run.")
 def plan(
-    book: str | None,
-    workspace: Path | None,
+    target: Target,
     as_json: bool,
-    sets: tuple[str, ...],
-    start: str | None,
-    until: str | None,
-    only: tuple[str, ...],
-    force: tuple[str, ...],
+    chosen: Mapping[str, Any],
     deep: bool,
     use_exit_code: bool,
 ) -> int:
@@ -275,9 +288,8 @@ def plan(
     from runbook.plan import plan as make_plan
     from runbook.planner import select
 
-    target = Target(book, workspace, sets)
-    chosen = select(target.book["steps"], start=start, until=until, only=only, force=force)
-    body = make_plan(target.book, target.workspace, chosen, deep)
+    selection = select(target.book["steps"], **chosen)
+    body = make_plan(target.book, target.workspace, selection, deep)
     follow = [target.command("run")] if body["would_run"] else [target.command("status")]
     _answer(document("plan", True, body, next=follow), as_json, human.plan)
     return errors.WORK_FOUND if use_exit_code and body["would_run"] else errors.DONE
@@ -287,19 +299,11 @@ def plan(
 @click.argument("steps", nargs=-1, metavar="[STEP]...")
 @options(positional=False, sets=True)
 @click.option("--deep", is_flag=True, help="The thorough form: every byte is read.")
-def check(
-    steps: tuple[str, ...],
-    book: str | None,
-    workspace: Path | None,
-    as_json: bool,
-    sets: tuple[str, ...],
-    deep: bool,
-) -> int:
+def check(steps: tuple[str, ...], target: Target, as_json: bool, deep: bool) -> int:
     """Check whether steps hold (default: all), and change nothing; 3 if one does not."""
     from runbook import check as checking
     from runbook.envelope import document
 
-    target = Target(book, workspace, sets)
     body = checking.check(target.book, target.workspace, steps, deep, quiet=as_json)
     unmet = [entry for entry in body["steps"] if entry["state"] in ("unmet", "unknown")]
     follow = [target.command("run", *_mending(unmet, bool(steps), deep))]
@@ -342,14 +346,9 @@ def _said(answer: Mapping[str, Any]) -> str:
 @click.option("--yes", is_flag=True, help="Approve everything.")
 @click.option("--detach", is_flag=True, help="Return at once; the run goes on by itself.")
 def run(
-    book: str | None,
-    workspace: Path | None,
+    target: Target,
     as_json: bool,
-    sets: tuple[str, ...],
-    start: str | None,
-    until: str | None,
-    only: tuple[str, ...],
-    force: tuple[str, ...],
+    chosen: Mapping[str, Any],
     jobs: int,
     approve: tuple[str, ...],
     yes: bool,
@@ -358,8 +357,7 @@ def run(
     """Make it so: run what is not done, skip what is."""
     from runbook.planner import select
 
-    target = Target(book, workspace, sets)
-    chosen = select(target.book["steps"], start=start, until=until, only=only, force=force)
+    selection = select(target.book["steps"], **chosen)
     if detach:
         return _detach(target, as_json)
     from runbook.envelope import document
@@ -373,7 +371,7 @@ def run(
     answer, code = execute(
         target.book,
         target.workspace,
-        chosen,
+        selection,
         lock,
         jobs=jobs,
         approved=approve,
@@ -458,13 +456,12 @@ def _detach(target: Target, as_json: bool) -> int:
 
 @cli.command()
 @options()
-def status(book: str | None, workspace: Path | None, as_json: bool) -> None:
+def status(target: Target, as_json: bool) -> None:
     """Show where each step stands."""
     from runbook import human
     from runbook.envelope import document
     from runbook.status import status as read_status
 
-    target = Target(book, workspace)
     body = read_status(target.book, target.workspace)
     answer = document("status", True, body, next=_after_status(target, body))
     _answer(answer, as_json, human.status)
@@ -488,20 +485,13 @@ def _after_status(target: Target, body: Mapping[str, Any]) -> list[str]:
 @options()
 @click.option("--timeout", type=click.FloatRange(0), default=None, help="Seconds, at most.")
 @click.option("--since", type=int, default=None, metavar="SEQ", help="Give events after SEQ.")
-def wait(
-    book: str | None,
-    workspace: Path | None,
-    as_json: bool,
-    timeout: float | None,
-    since: int | None,
-) -> int:
+def wait(target: Target, as_json: bool, timeout: float | None, since: int | None) -> int:
     """Wait for the run that is going on; its exit code, or 7 if it takes longer."""
     from runbook import human, journal
     from runbook.envelope import document
     from runbook.status import latest_run
     from runbook.status import status as read_status
 
-    target = Target(book, workspace)
     deadline = None if timeout is None else time.monotonic() + timeout
     pause = 0.02
     while target.workspace.locked():
@@ -567,8 +557,7 @@ def wait(
 @click.option("--errors", "only_errors", is_flag=True, help="What looks like the failure.")
 def logs(
     step: str,
-    book: str | None,
-    workspace: Path | None,
+    target: Target,
     as_json: bool,
     attempt: int | None,
     tail: int | None,
@@ -580,7 +569,6 @@ def logs(
     from runbook.envelope import document
     from runbook.planner import require_steps
 
-    target = Target(book, workspace)
     require_steps(target.book["steps"], step)
     found = reading.find(target.workspace, step, attempt)
     lines = reading.errors(found.path) if only_errors else reading.lines(found.path, tail)
@@ -606,15 +594,12 @@ def logs(
 @click.option(
     "--follow", is_flag=True, help="Go on until the run ends; a line each, with --json too."
 )
-def events(
-    book: str | None, workspace: Path | None, as_json: bool, since: int, follow: bool
-) -> None:
+def events(target: Target, as_json: bool, since: int, follow: bool) -> None:
     """Show the events of the latest run."""
     from runbook import human, journal
     from runbook.envelope import document
     from runbook.status import latest_run, run_data, run_state
 
-    target = Target(book, workspace)
     latest = target.workspace.latest()
     if follow:
         while True:
@@ -639,12 +624,11 @@ def events(
 
 @cli.command()
 @options()
-def cancel(book: str | None, workspace: Path | None, as_json: bool) -> None:
+def cancel(target: Target, as_json: bool) -> None:
     """End the run that is going on, and everything it started."""
     from runbook.cancel import cancel as end
     from runbook.envelope import document
 
-    target = Target(book, workspace)
     body = end(target.workspace)
     answer = document("cancel", True, body, next=[target.command("run")])
     _answer(
@@ -658,19 +642,11 @@ def cancel(book: str | None, workspace: Path | None, as_json: bool) -> None:
 @click.argument("steps", nargs=-1, metavar="[STEP]...")
 @options(positional=False, sets=True)
 @click.option("--yes", is_flag=True, help="Do it; without this, only the plan is shown.")
-def destroy(
-    steps: tuple[str, ...],
-    book: str | None,
-    workspace: Path | None,
-    as_json: bool,
-    sets: tuple[str, ...],
-    yes: bool,
-) -> int:
+def destroy(steps: tuple[str, ...], target: Target, as_json: bool, yes: bool) -> int:
     """Undo steps, last first. Shows its plan; `--yes` carries it out."""
     from runbook import undo
     from runbook.envelope import document
 
-    target = Target(book, workspace, sets)
     entries = undo.plan(target.book, target.workspace, steps)
     error: dict[str, Any] | None = None
     follow = [target.command("status")]

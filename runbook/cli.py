@@ -373,12 +373,13 @@ def run(
         target.workspace,
         selection,
         lock,
+        command=target.command,
         jobs=jobs,
         approved=approve,
         approve_all=yes,
         as_json=as_json,
     )
-    follow = _after_run(target, code, answer)
+    follow = _after_run(target, code, answer, chosen)
     final = document("run", code == errors.DONE, answer["body"], error=answer["error"], next=follow)
     if as_json:
         _print_json(final)
@@ -387,16 +388,32 @@ def run(
     return code
 
 
-def _after_run(target: Target, code: int, answer: Mapping[str, Any]) -> list[str]:
+def _after_run(
+    target: Target, code: int, answer: Mapping[str, Any], chosen: Mapping[str, Any]
+) -> list[str]:
     """The commands to call next."""
     if code == errors.DONE:
         return [target.command("status")]
+    if answer["lacking"]:
+        again = target.command("run", *_selecting(chosen))
+        return [target.command("run", "--until", answer["lacking"]), again]
     waiting = [e["id"] for e in answer["body"]["steps"] if e["state"] == "waiting"]
     if waiting:
         return [target.command("run", *(w for name in waiting for w in ("--approve", name)))]
     failed = [e["id"] for e in answer["body"]["steps"] if e["state"] == "failed"]
     logs = [target.command("logs", name, "--errors", positional=False) for name in failed]
     return [*logs, target.command("run")]
+
+
+def _selecting(chosen: Mapping[str, Any]) -> list[str]:
+    """The arguments that select the same steps again."""
+    words = []
+    for name in ("start", "until"):
+        if chosen[name] is not None:
+            words += ["--from" if name == "start" else "--until", chosen[name]]
+    for name in ("only", "force"):
+        words += [word for step in chosen[name] for word in (f"--{name}", step)]
+    return words
 
 
 def _print_outcome(final: Mapping[str, Any]) -> None:

@@ -40,7 +40,10 @@ STOP_GRACE = 10.0
 
 
 class Executor:
-    """One run. `execute` returns its exit code; `steps` then says how each step ended."""
+    """One run. `execute` returns its exit code; `steps` then says how each step ended.
+
+    `command` makes a command line for remedies, of a verb and its arguments, for the same book.
+    """
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Executor:
         selection: Selection,
         lock: int,
         *,
+        command: Callable[..., str],
         jobs: int = 2,
         approved: Collection[str] = (),
         approve_all: bool = False,
@@ -59,6 +63,7 @@ class Executor:
         self.workspace = workspace
         self.selection = selection
         self.lock = lock
+        self.command = command
         self.jobs = jobs
         self.approved = approved
         self.approve_all = approve_all
@@ -506,8 +511,7 @@ class Executor:
     def _exit_code(self) -> int:
         if self.stopped_by:
             return STOP_CODES[signal.Signals(self.stopped_by)]
-        failed = [entry for entry in self.steps.values() if entry["state"] == "failed"]
-        if failed:
+        if failed := self.of_state("failed"):
             only_preconditions = all(e["exit_code"] == PRECONDITION for e in failed)
             return PRECONDITION if only_preconditions else FAILED
         states = {entry["state"] for entry in self.steps.values()}
@@ -517,9 +521,8 @@ class Executor:
 
     def error(self) -> dict[str, Any] | None:
         """The first thing that kept the run from its end, as an `error` object."""
-        for entry in self.steps.values():
-            if entry["state"] == "failed":
-                return {**entry["error"], "step": entry["id"]}
+        if failed := self.of_state("failed"):
+            return {**failed[0]["error"], "step": failed[0]["id"]}
         if self.stopped_by:
             return {
                 "code": "cancelled",
@@ -530,29 +533,41 @@ class Executor:
                 "where": "",
                 "log": "",
             }
-        for entry in self.steps.values():
-            if entry["state"] == "unmet":
-                reason = entry["reasons"][0]
-                return {
-                    "code": "needs_unmet",
-                    "message": f"step {entry['id']} is not done: {reason['message']}",
-                    "cause": "it is outside the selected steps, which need it",
-                    "remedy": reason["remedy"] or f"runbook run --until {entry['id']}",
-                    "retryable": False,
-                    "where": "",
-                    "log": "",
-                    "step": entry["id"],
-                }
-        for entry in self.steps.values():
-            if entry["state"] == "waiting":
-                return {
-                    "code": "approval",
-                    "message": f"step {entry['id']} waits for approval: {entry['question']}",
-                    "cause": "",
-                    "remedy": f"runbook run --approve {entry['id']}",
-                    "retryable": True,
-                    "where": "",
-                    "log": "",
-                    "step": entry["id"],
-                }
+        if unmet := self.of_state("unmet"):
+            reason = unmet[0]["reasons"][0]
+            return {
+                "code": "needs_unmet",
+                "message": f"step {unmet[0]['id']} is not done: {reason['message']}",
+                "cause": "it is outside the selected steps, which need it",
+                "remedy": reason["remedy"] or self.command("run", "--until", self.lacking()),
+                "retryable": False,
+                "where": "",
+                "log": "",
+                "step": unmet[0]["id"],
+            }
+        if waiting := self.of_state("waiting"):
+            first = waiting[0]
+            approvals = (word for e in waiting for word in ("--approve", e["id"]))
+            return {
+                "code": "approval",
+                "message": f"step {first['id']} waits for approval: {first['question']}",
+                "cause": "",
+                "remedy": self.command("run", *approvals),
+                "retryable": True,
+                "where": "",
+                "log": "",
+                "step": first["id"],
+            }
         return None
+
+    def lacking(self) -> str:
+        """The last step that the selected ones need, that is not one of them, and that is not
+        done; "" if there is none."""
+        short = {e["id"] for state in ("unmet", "blocked") for e in self.of_state(state)}
+        outside = short - self.selection.runnable
+        return next((name for name in reversed(self._by_id) if name in outside), "")
+
+    def of_state(self, state: str) -> list[dict[str, Any]]:
+        """How the steps that ended in a state did, in the order of the document."""
+        ended = (self.steps.get(name) for name in self._by_id)
+        return [entry for entry in ended if entry is not None and entry["state"] == state]

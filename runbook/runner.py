@@ -33,12 +33,14 @@ def execute(
     selection: Selection,
     lock: int,
     *,
+    command: Callable[..., str],
     jobs: int,
     approved: Collection[str],
     approve_all: bool,
     as_json: bool,
 ) -> tuple[dict[str, Any], int]:
-    """Run; returns `{body, error}` of the final document, and the exit code."""
+    """Run; returns the `body` and `error` of the final document, the last step that is `lacking`
+    outside the selection, and the exit code."""
     reporter: Any = None
     if as_json:
 
@@ -57,6 +59,7 @@ def execute(
         workspace,
         selection,
         lock,
+        command=command,
         jobs=jobs,
         approved=approved,
         approve_all=approve_all,
@@ -96,4 +99,5 @@ def execute(
         "outputs": outputs,
         "endpoint": endpoints[-1] if endpoints else None,
     }
-    return executor.redactor.data({"body": body, "error": error}), code
+    answer = {"body": body, "error": error, "lacking": executor.lacking()}
+    return executor.redactor.data(answer), code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 
@@ -231,7 +232,8 @@ def test_approval_is_asked_once_and_given_by_name(cli):
     assert step_of(answer)["question"].startswith("Make 0")
     assert step_of(answer, "two")["state"] == "blocked"
     assert step_of(answer, "three")["state"] == "satisfied"
-    assert any("--approve one" in command for command in answer["next"])
+    assert answer["next"] == [f"runbook run {cli.book} --approve one"]
+    assert answer["error"]["remedy"] == answer["next"][0]
     assert step_of(cli.json("status"))["state"] == "waiting"
     assert step_of(cli.json("plan"))["approve"].startswith("Make 0")
     assert cli.json("run", "--approve", "one")["ok"]
@@ -303,6 +305,27 @@ def test_until_stops_there(cli):
     answer = cli.json("run", "--until", "two")
     assert [s["id"] for s in answer["steps"]] == ["one", "two"]
     assert not (cli.workspace / "three").exists()
+
+
+def test_the_command_that_mends_unmet_needs_is_complete(cli):
+    """With the book, the workspace and the inputs; then what was asked for, again."""
+    said = {"run": ["true"], "creates": "made"}
+    book(
+        cli,
+        {"id": "zero", "uses": "command", "with": said},
+        {"id": "one"},
+        {"id": "two"},
+        inputs={"word": {"type": "string", "default": "a"}},
+    )
+    selection = ["--only", "two", "--force", "two"]
+    where = ["--workspace", str(cli.home / "else where"), "--set", "word=b c"]
+    answer = cli.json("run", *selection, *where, code=3)
+    assert answer["error"]["step"] == "zero"
+    assert answer["error"]["remedy"] == answer["next"][0]
+    assert [shlex.split(command) for command in answer["next"]] == [
+        ["runbook", "run", str(cli.book), "--until", "one", *where],
+        ["runbook", "run", str(cli.book), *selection, *where],
+    ]
 
 
 def test_only_needs_its_needs_done(cli):

@@ -273,12 +273,15 @@ class Wait(Envelope):
 
 
 class Logs(Envelope):
+    """`diagnosis`, with `--errors`: the known failure that the log shows."""
+
     kind: Literal["logs"]
     step: str
     run: str
     attempt: int
     path: str
     lines: list[str]
+    diagnosis: Error | None
 
 
 class Events(Envelope):

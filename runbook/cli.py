@@ -582,13 +582,23 @@ def logs(
     only_errors: bool,
 ) -> None:
     """Show the log of a step's attempt."""
+    from runbook import human
     from runbook import logs as reading
     from runbook.envelope import document
     from runbook.planner import require_steps
 
-    require_steps(target.book["steps"], step)
+    order = require_steps(target.book["steps"], step)
     found = reading.find(target.workspace, step, attempt)
-    lines = reading.errors(found.path) if only_errors else reading.lines(found.path, tail)
+    diagnosis = None
+    if only_errors:
+        uses = target.book["steps"][order.index(step)]["uses"]
+        known = reading.diagnose(uses, found.path)
+        lines = reading.errors(found.path, known)
+        if known is not None:
+            failure = known.failure(f"step {step}: a known failure", str(found.path))
+            diagnosis = error_data(failure)
+    else:
+        lines = reading.lines(found.path, tail)
     if follow and not as_json:
         for line in lines:
             print(line)
@@ -600,9 +610,10 @@ def logs(
         "attempt": found.attempt,
         "path": str(found.path),
         "lines": lines,
+        "diagnosis": diagnosis,
     }
     answer = document("logs", True, body, next=[target.command("status")])
-    _answer(answer, as_json, lambda a: "\n".join(a["lines"]))
+    _answer(answer, as_json, human.logs)
 
 
 @cli.command()

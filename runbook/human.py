@@ -176,6 +176,11 @@ def status(answer: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def logs(answer: Mapping[str, Any]) -> str:
+    known = [error_text(answer["diagnosis"])] if answer["diagnosis"] is not None else []
+    return "\n".join([*answer["lines"], *known])
+
+
 def event(item: Mapping[str, Any]) -> str:
     """One event as a line."""
     skip = {"seq", "time", "type", "step", "attempt"}

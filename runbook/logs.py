@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from runbook.errors import USAGE, RunbookError
+from runbook.protocol import StepFailure
 from runbook.state import Workspace
 
 FAILURE = re.compile(r"(?i)\b(error|exception|traceback|fatal|panic|killed|failed|refused)\b")
@@ -50,12 +52,31 @@ def lines(path: Path, tail: int | None = None) -> list[str]:
     return found[-tail:] if tail else []
 
 
-def errors(path: Path) -> list[str]:
-    """The lines that look like a failure, each with its surroundings; `--` between groups."""
+class Known(Protocol):
+    """A failure that the steps' catalogue knows, and the lines of the log that show it."""
+
+    line: str
+
+    def failure(self, message: str, where: str = "") -> StepFailure: ...
+
+
+def diagnose(uses: str, path: Path) -> Known | None:
+    """The known failure of a kind of step that a log shows; None if it shows none."""
+    module, _, name = importlib.import_module("runbook.steps").DIAGNOSE.partition(":")
+    known: Known | None = getattr(importlib.import_module(module), name)(
+        uses, path.read_text(errors="replace")
+    )
+    return known
+
+
+def errors(path: Path, known: Known | None) -> list[str]:
+    """The lines that look like a failure or show a known one, each with its surroundings; `--`
+    between groups."""
     found = lines(path)
+    shows = frozenset(known.line.splitlines() if known is not None else ())
     wanted: set[int] = set()
     for number, line in enumerate(found):
-        if FAILURE.search(line):
+        if line in shows or FAILURE.search(line):
             wanted.update(range(max(0, number - AROUND), min(len(found), number + AROUND + 1)))
     out: list[str] = []
     last = -1

@@ -4,6 +4,7 @@ STEPS = {
     "mtp": "runbook.steps.mtp:Mtp",
     "mtp-assemble": "runbook.steps.mtp.head:Assemble",
     "mtp-capture": "runbook.steps.mtp.capture:Capture",
+    "mtp-prompts": "runbook.steps.mtp.prompts:Prompts",
     "mtp-quantise": "runbook.steps.mtp.head:Quantise",
     "preflight": "runbook.steps.preflight:Preflight",
     "publish": "runbook.steps.publish:Publish",
@@ -19,6 +20,9 @@ FACTS = {
     "gpus": "runbook.steps.facts:gpus",
     "memory": "runbook.steps.facts:memory",
 }
+
+# Given a kind of step and the text of a log: the known failure that it shows, or None.
+DIAGNOSE = "runbook.steps.diagnoses:diagnose"
 
 VERBS = {
     "lint": "runbook.steps.verbs:lint",

@@ -4,9 +4,11 @@ Why ranged HTTP also for repositories in Xet storage: the hub answers `resolve` 
 redirect to a bridge that speaks plain HTTP with ranges, so one way serves all repositories, and
 it resumes. hf_xet does not: huggingface_hub 2.4 (`_download_to_tmp_and_move`, `xet_get`) gives
 hf_xet 1.8 a temporary file of a random name, unlinks it when the call fails and abandons it when
-the process is killed, so every unfinished file starts again. What hf_xet saves, chunks that are on
-the disk already, a first download of one model does not have. Both are bound by the line; their
-speeds against the hub's own storage service were not measured, resume decided.
+the process is killed, so every unfinished file starts again; given one name again, hf_xet itself
+starts the file anew (a kill at the half lost 0.5 to 0.9 of a whole run). Nor is it quicker: from a
+store on the same disk, no network between, it took 1.1 to 1.8 times as long as ranged HTTP over
+the loopback with its digests (tests/benchmarks/weights.py --only xet). What it saves, chunks that
+are on the disk already, a first download of one model does not have.
 
 Why urllib3: on the loopback one connection moved 0.5 to 1.1 GB/s through urllib3 and 0.2 GB/s
 through httpx (tests/benchmarks/weights.py times the whole), and `read1` hands over what has

@@ -5,7 +5,9 @@
 All tools fetch the same repository from one local server (sendfile, loopback), each in a process
 of its own, timed from its start to its end; the rounds take turns, the medians are compared.
 `curl` proves nothing and makes nothing durable, so it is also timed with what it would take to do
-the same: sync and sha256sum. Times in seconds, rates in bytes per second.
+the same: sync and sha256sum. Xet's own client, hf_xet, is given its best case: the chunks lie in
+its own local store on this disk and no network is in between. Times in seconds, rates in bytes per
+second.
 """
 
 from __future__ import annotations
@@ -104,6 +106,30 @@ class Bench:
         script = '"$@" && sync -f "$0" && cd "$0" && sha256sum * > /dev/null'
         return ["sh", "-c", script, str(self.target), *self.curl()]
 
+    def store(self) -> None:
+        """Put the files into a local Xet store."""
+        self.chunks = f"local://{self.folder / 'xet'}"
+        paths = [str(self.source / name) for name in self.names]
+        code = (
+            "import sys, json, hf_xet\n"
+            "made = hf_xet.upload_files(sys.argv[2:], sys.argv[1], None, None, None, None)\n"
+            "print(json.dumps([[one.hash, one.file_size] for one in made]))\n"
+        )
+        (self.folder / "xet").mkdir()
+        argv = [sys.executable, "-W", "ignore", "-c", code, self.chunks, *paths]
+        done = subprocess.run(argv, env=self.environment, stdout=subprocess.PIPE, check=True)
+        self.stored = json.loads(done.stdout)
+
+    def xet(self) -> list[str]:
+        code = (
+            "import sys, json, hf_xet\n"
+            "wanted = [hf_xet.PyXetDownloadInfo(*one) for one in json.loads(sys.argv[2])]\n"
+            "hf_xet.download_files(wanted, sys.argv[1], None, None, None)\n"
+        )
+        paths = [str(self.target / name) for name in self.names]
+        wanted = [[path, *one] for path, one in zip(paths, self.stored, strict=True)]
+        return [sys.executable, "-W", "ignore", "-c", code, self.chunks, json.dumps(wanted)]
+
     def start(self, argv: list[str]) -> subprocess.Popen[bytes]:
         environment = {**self.environment, "HF_ENDPOINT": self.endpoint}
         return subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL)
@@ -145,14 +171,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--gib", type=float, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["transfers", "kills", "verification"])
+    parser.add_argument("--only", choices=["transfers", "kills", "xet", "verification"])
     parser.add_argument("--folder", type=Path, default=None)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="weights-", dir=options.folder))
     bench = Bench(folder, options.gib)
     try:
         bench.prepare()
-        for part in (transfers, kills, verification):
+        for part in (transfers, kills, xet, verification):
             if options.only in (None, part.__name__):
                 part(bench, options.rounds)
     finally:
@@ -167,6 +193,10 @@ def transfers(bench: Bench, rounds: int) -> None:
         "curl, sync, sha256sum": bench.curl_and_prove,
         "hf download": bench.hf,
     }
+    compare_transfers(bench, rounds, tools)
+
+
+def compare_transfers(bench: Bench, rounds: int, tools: dict[str, Callable[[], list[str]]]) -> None:
     times: dict[str, list[float]] = {name: [] for name in tools}
     for _ in range(rounds):
         for name, argv in tools.items():
@@ -185,7 +215,19 @@ def transfers(bench: Bench, rounds: int) -> None:
 
 
 def kills(bench: Bench, rounds: int) -> None:
-    for name, argv in (("runbook", bench.ours()), ("hf download", bench.hf())):
+    compare_kills(bench, rounds, {"runbook": bench.ours(), "hf download": bench.hf()})
+
+
+def xet(bench: Bench, rounds: int) -> None:
+    """hf_xet from its local store against ranged HTTP from the server."""
+    bench.store()
+    tools = {"runbook": bench.ours, "hf_xet, local store": bench.xet}
+    compare_transfers(bench, rounds, tools)
+    compare_kills(bench, rounds, {"hf_xet, local store": bench.xet()})
+
+
+def compare_kills(bench: Bench, rounds: int, tools: dict[str, list[str]]) -> None:
+    for name, argv in tools.items():
         lost, share = [], []
         for _ in range(rounds):
             bench.clean()

@@ -1,11 +1,13 @@
 """All 768 routed-expert tensors of a full-size MTP block on one GPU, with synthetic captures.
 
     python tests/benchmarks/gptq_gpu.py FOLDER [--tokens N] [--experts N] [--batch B] [--repeat R]
+        [--llmcompressor PYTHON]
 
 Writes an upstream-style checkpoint (FP4 experts, E8M0 scales) and captures of the published size
 (473,000 tokens, top 6 of 256, popularity log-normal with sigma 1.07) into FOLDER, then runs the
 quantiser's program and prints JSON lines: the machine's ceilings, and seconds by stage beside the
-bounds that its arithmetic and bytes give.
+bounds that its arithmetic and bytes give. With `--llmcompressor`, an interpreter that has it,
+its own routine does the same experts on the same device (gptq_gpu_peer.py).
 """
 
 from __future__ import annotations
@@ -148,6 +150,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--seed", type=int, default=20261123)
+    parser.add_argument("--llmcompressor", help="its interpreter")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
@@ -182,6 +185,11 @@ def main() -> None:
         stages = lines[-1]["seconds"]
         say(kind="run", repeat=repeat, batch=given.batch, wall=round(wall, 2), seconds=stages)
         say(kind="summary", **lines[-2]["summary"])
+    if given.llmcompressor:
+        peer = [given.llmcompressor, str(Path(__file__).with_name("gptq_gpu_peer.py"))]
+        done = subprocess.run([*peer, str(given.folder)], stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            say(kind="failed", impl="llmcompressor", error=done.stderr[-2000:])
 
 
 if __name__ == "__main__":

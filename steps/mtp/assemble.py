@@ -8,6 +8,9 @@ shards and adds one shard, written tensor by tensor:
 - FP8 attention bit for bit, its scales renamed and as FP32 with the same values,
 - other FP8 linears (shared experts, e_proj, h_proj) dequantised to BF16,
 - everything else as it is, FP32 staying FP32.
+
+Memory does not depend on the sizes: with the flagship's block, a shard of 3.55 GB, the process
+peaks at 75 MiB resident, 20 of them its own work (tests/benchmarks/assemble.py).
 """
 
 from __future__ import annotations

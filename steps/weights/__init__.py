@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 class Weights:
     version = "1"
+    repo_type = "model"
     Inputs = Model("runbook.steps.weights.models:Inputs")
     Outputs = Model("runbook.steps.weights.models:Outputs")
 
     def check(self, ctx: Context) -> Check:
-        folder = destination(ctx)
+        folder = self.folder(ctx)
         stamp = Stamp.load(folder)
         if stamp is None or stamp.wanted != wanted(ctx):
             why = (
@@ -52,16 +53,24 @@ class Weights:
     def apply(self, ctx: Context) -> None:
         from runbook.steps.weights.acquire import acquire
 
-        acquire(ctx, destination(ctx), wanted(ctx))
+        acquire(ctx, self.folder(ctx), wanted(ctx), self.repo_type)
 
     def undo(self, ctx: Context) -> None:
         from runbook.steps.weights.acquire import remove
 
-        folder = destination(ctx)
+        folder = self.folder(ctx)
         remove(folder)
         parent = folder.parent
         if not ctx.inputs.destination and parent.is_dir() and not any(parent.iterdir()):
             parent.rmdir()
+
+    def folder(self, ctx: Context) -> Path:
+        """Where the files are to be."""
+        if ctx.inputs.destination:
+            return Path(ctx.inputs.destination).expanduser().absolute()
+        parent = "weights" if self.repo_type == "model" else "datasets"
+        name: str = ctx.inputs.repo.rpartition("/")[2]
+        return ctx.workspace / parent / name
 
     def _unsatisfied(
         self, ctx: Context, folder: Path, why: Reason, listing: Listing | None = None
@@ -69,7 +78,7 @@ class Weights:
         """Not there: what would it take? The only form of the check that may ask the hub."""
         from runbook.steps.weights.room import estimate
 
-        reasons, work = estimate(ctx, folder, listing)
+        reasons, work = estimate(ctx, folder, listing, self.repo_type)
         return Check.unsatisfied(why, *reasons, work=work)
 
     def _prove(self, ctx: Context, folder: Path, stamp: Stamp) -> Iterator[Reason]:
@@ -86,13 +95,6 @@ class Weights:
             elif not digests.matches(entry, found):
                 yield Reason("digest_mismatch", f"{entry.path}: {digests.wrong(entry, found)}")
         yield from tensors.problems(folder, [e.path for e in stamp.listing.entries])
-
-
-def destination(ctx: Context) -> Path:
-    if ctx.inputs.destination:
-        return Path(ctx.inputs.destination).expanduser().absolute()
-    name: str = ctx.inputs.repo.rpartition("/")[2]
-    return ctx.workspace / "weights" / name
 
 
 def wanted(ctx: Context) -> dict[str, Any]:

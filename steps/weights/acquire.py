@@ -22,11 +22,12 @@ LOCK = ".runbook-weights.lock"
 DEFAULT_TUNING = Tuning()
 
 
-def acquire(ctx: Context, folder: Path, wanted: dict[str, Any]) -> None:
+def acquire(ctx: Context, folder: Path, wanted: dict[str, Any], repo_type: str = "model") -> None:
     """Make the folder hold the wanted files. Resumable at any point."""
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder):
-        sources = hub.hubs(ctx.inputs.endpoint, ctx.inputs.mirrors, hub.token(ctx))
+        token = hub.token(ctx)
+        sources = hub.hubs(ctx.inputs.endpoint, ctx.inputs.mirrors, token, repo_type)
         stamp = _begin(ctx, folder, wanted, sources)
         try:
             _complete(ctx, folder, stamp, sources)
@@ -42,7 +43,7 @@ def _complete(
 ) -> None:
     listing = stamp.listing
     doubtful = listing.entries if ctx.deep else stamp.unproven(folder, ctx.inputs.verify)
-    missing = _reuse(ctx, folder, stamp, list(doubtful))
+    missing = _reuse(ctx, folder, stamp, list(doubtful), sources[0].repo_type)
     if reason := room.shortage(folder, room.needed(folder, missing)):
         raise PreconditionNotMet(reason.message, code=reason.code, remedy=reason.remedy)
     here = listing.bytes - sum(entry.size for entry in missing)
@@ -83,7 +84,7 @@ def _complete(
         )
     stamp.complete = True
     stamp.save(folder)
-    _tidy(ctx, folder, stamp)
+    _tidy(ctx, folder, stamp, sources[0].repo_type)
     ctx.log(f"{listing.repo} at {listing.revision}: {listing.bytes} bytes in {folder}")
 
 
@@ -145,15 +146,18 @@ def _pause(failures: int) -> float:
     return backoff(failures, DEFAULT_TUNING.first_wait, DEFAULT_TUNING.longest_wait)
 
 
-def _reuse(ctx: Context, folder: Path, stamp: Stamp, missing: list[Entry]) -> list[Entry]:
+def _reuse(
+    ctx: Context, folder: Path, stamp: Stamp, missing: list[Entry], repo_type: str
+) -> list[Entry]:
     """Adopt files that are in place and right, link those of the cache; returns the others."""
     found: dict[Entry, Path] = {}
     linked: set[Entry] = set()
+    repo, link = ctx.inputs.repo, ctx.inputs.link
     for entry in missing:
         path = folder / entry.path
         if path.is_file() and path.stat().st_size == entry.size:
             found[entry] = path
-        elif copy := cache.cached(ctx.inputs.repo, entry, folder, ctx.inputs.link):
+        elif copy := cache.cached(repo, entry, folder, link, repo_type):
             found[entry] = copy
             linked.add(entry)
     left = {entry.path: entry for entry in missing}
@@ -207,11 +211,11 @@ def _forget(stamp: Stamp, folder: Path, entry: Entry) -> None:
         stamp.save(folder)
 
 
-def _tidy(ctx: Context, folder: Path, stamp: Stamp) -> None:
+def _tidy(ctx: Context, folder: Path, stamp: Stamp, repo_type: str) -> None:
     """Remove our leftovers; name those of others."""
     for path in cache.own_leftovers(folder):
         path.unlink(missing_ok=True)
-    for path, size in cache.foreign_leftovers(folder, stamp.listing.repo):
+    for path, size in cache.foreign_leftovers(folder, stamp.listing.repo, repo_type):
         ctx.log(f"left by another tool, not removed: {path} ({size} bytes on disk)")
 
 

@@ -24,7 +24,13 @@ def hub_cache() -> Path:
     return Path(home).expanduser() / "hub"
 
 
-def cached(repo: str, entry: Entry, folder: Path, how: str) -> Path | None:
+def _blobs(repo: str, repo_type: str) -> Path:
+    return hub_cache() / f"{repo_type}s--{repo.replace('/', '--')}" / "blobs"
+
+
+def cached(
+    repo: str, entry: Entry, folder: Path, how: str, repo_type: str = "model"
+) -> Path | None:
     """The cache's copy of a file, by size, if it can be had in `folder` without copying it.
 
     Blobs are named by their digest, whatever the revision. Hard links and reflinks do not leave
@@ -32,7 +38,7 @@ def cached(repo: str, entry: Entry, folder: Path, how: str) -> Path | None:
     """
     if how == "none":
         return None
-    path = hub_cache() / f"models--{repo.replace('/', '--')}" / "blobs" / entry.digest.value
+    path = _blobs(repo, repo_type) / entry.digest.value
     try:
         found = path.stat()
     except OSError:
@@ -83,11 +89,13 @@ def _symlink(source: Path, target: Path) -> None:
     target.symlink_to(source)
 
 
-def foreign_leftovers(folder: Path, repo: str) -> Iterator[tuple[Path, int]]:
+def foreign_leftovers(
+    folder: Path, repo: str, repo_type: str = "model"
+) -> Iterator[tuple[Path, int]]:
     """Unfinished files of huggingface_hub, here and in its cache, with their sizes on disk."""
     places = (
         folder / ".cache" / "huggingface" / "download",
-        hub_cache() / f"models--{repo.replace('/', '--')}" / "blobs",
+        _blobs(repo, repo_type),
     )
     for place in places:
         for path in sorted(place.rglob("*.incomplete")) if place.is_dir() else ():

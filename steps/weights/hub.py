@@ -66,9 +66,16 @@ class Location:
 class Hub:
     """One endpoint: the hub itself or a mirror. Safe to use from several threads."""
 
-    def __init__(self, endpoint: str, token: str | None, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        token: str | None,
+        timeout: float | None = None,
+        repo_type: str = "model",
+    ) -> None:
         self.endpoint = endpoint.rstrip("/")
         self.token = token
+        self.repo_type = repo_type
         self.timeout = timeout or TIMEOUT
         # `False` keeps the client from adding a token that it finds by itself.
         self.api = HfApi(endpoint=self.endpoint, token=token or False, library_name=AGENT)
@@ -76,14 +83,17 @@ class Hub:
     def list(self, repo: str, revision: str, files: Mapping[str, list[str]]) -> Listing:
         """Resolve the revision and list the wanted files. Raises Busy or StepFailure."""
         with self._explained(repo), impatient(self.timeout):
-            info = self.api.model_info(repo, revision=revision, timeout=self.timeout)
+            kind = self.repo_type
+            info = self.api.repo_info(repo, revision=revision, repo_type=kind, timeout=self.timeout)
             commit = str(info.sha)
             if info.gated:
                 # Its listing is open, its files are not: ask now.
-                self.api.auth_check(repo)
+                self.api.auth_check(repo, repo_type=kind)
             found = [
                 _entry(file)
-                for file in self.api.list_repo_tree(repo, recursive=True, revision=commit)
+                for file in self.api.list_repo_tree(
+                    repo, recursive=True, revision=commit, repo_type=kind
+                )
                 if isinstance(file, RepoFile) and wanted(file.path, files)
             ]
         if not found:
@@ -97,7 +107,11 @@ class Hub:
     def locate(self, listing: Listing, entry: Entry) -> Location:
         """Ask the hub for a file's content location. Raises Busy or StepFailure."""
         url = hf_hub_url(
-            listing.repo, entry.path, revision=listing.revision, endpoint=self.endpoint
+            listing.repo,
+            entry.path,
+            revision=listing.revision,
+            repo_type=self.repo_type,
+            endpoint=self.endpoint,
         )
         with self._explained(listing.repo):
             found = get_hf_file_metadata(
@@ -134,7 +148,8 @@ class Hub:
     @contextmanager
     def _explained(self, repo: str) -> Iterator[None]:
         """Turn the client's exceptions into ours."""
-        page = f"{self.endpoint}/{quote(repo)}"
+        folder = "datasets/" if self.repo_type == "dataset" else ""
+        page = f"{self.endpoint}/{folder}{quote(repo)}"
         try:
             yield
         except GatedRepoError as error:
@@ -205,10 +220,15 @@ class Hub:
             raise Busy(f"{self.endpoint}: {_first_line(error)}") from error
 
 
-def hubs(endpoint: str | None, mirrors: list[str], token: str | None) -> list[Hub]:
+def hubs(
+    endpoint: str | None, mirrors: list[str], token: str | None, repo_type: str = "model"
+) -> list[Hub]:
     """The endpoint, then the mirrors. Those are other people's servers: they get no token."""
     first = endpoint or os.environ.get("HF_ENDPOINT") or huggingface_hub.constants.ENDPOINT
-    return [Hub(first, token), *(Hub(mirror, None) for mirror in mirrors)]
+    return [
+        Hub(first, token, repo_type=repo_type),
+        *(Hub(mirror, None, repo_type=repo_type) for mirror in mirrors),
+    ]
 
 
 def asked_wait(headers: Mapping[str, str]) -> float | None:

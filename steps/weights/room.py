@@ -37,13 +37,13 @@ def shortage(folder: Path, size: int) -> Reason | None:
 
 
 def estimate(
-    ctx: Context, folder: Path, listing: Listing | None
+    ctx: Context, folder: Path, listing: Listing | None, repo_type: str = "model"
 ) -> tuple[tuple[Reason, ...], Work]:
     """What is still to be fetched, and what speaks against it. Asks the hub only if there is no
     listing yet, once and briefly; a plan must not fail for want of a network."""
     reasons: list[Reason] = []
     if listing is None:
-        listing, problem = _ask(ctx)
+        listing, problem = _ask(ctx, repo_type)
         if problem is not None:
             reasons.append(problem)
     if listing is None:
@@ -55,20 +55,21 @@ def estimate(
         for entry in listing.entries
         if (record := records.get(entry.path)) is None or not record.holds(folder / entry.path)
     ]
-    missing = [e for e in missing if not cache.cached(ctx.inputs.repo, e, folder, ctx.inputs.link)]
+    repo, link = ctx.inputs.repo, ctx.inputs.link
+    missing = [e for e in missing if not cache.cached(repo, e, folder, link, repo_type)]
     size = needed(folder, missing)
     if reason := shortage(folder, size):
         reasons.append(reason)
-    for path, left in cache.foreign_leftovers(folder, ctx.inputs.repo):
+    for path, left in cache.foreign_leftovers(folder, repo, repo_type):
         message = f"{path} was left by another tool ({left} bytes on disk)"
         reasons.append(Reason("foreign_leftover", message, f"rm '{path}'", "info"))
     return tuple(reasons), Work(bytes=size, disk=size)
 
 
-def _ask(ctx: Context) -> tuple[Listing | None, Reason | None]:
+def _ask(ctx: Context, repo_type: str) -> tuple[Listing | None, Reason | None]:
     from runbook.steps.weights import hub
 
-    source = hub.hubs(ctx.inputs.endpoint, [], hub.token(ctx))[0]
+    source = hub.hubs(ctx.inputs.endpoint, [], hub.token(ctx), repo_type)[0]
     source.timeout = PLAN_TIMEOUT
     try:
         return source.list(ctx.inputs.repo, ctx.inputs.revision, ctx.inputs.files), None

@@ -92,9 +92,9 @@ def compiled(name, tmp_path, **sets):
     return compile_book(name, pairs, tmp_path / "cache", {}, require_inputs=False)
 
 
-def inputs_of(book, variant="v4"):
-    """The validated inputs of each step, as the engine would render them."""
-    outputs = json.loads(json.dumps(OUTPUTS))
+def inputs_of(book, variant="v4", outputs=OUTPUTS):
+    """The validated inputs of each active step, as the engine would render them."""
+    outputs = json.loads(json.dumps(outputs))
     outputs["preflight"]["variant"] = outputs["publish"]["variant"] = variant
     scope = {
         "inputs": book["inputs"],
@@ -104,6 +104,8 @@ def inputs_of(book, variant="v4"):
     }
     found = {}
     for step in book["steps"]:
+        if step["when"] is not None and not template.evaluate(step["when"], scope):
+            continue
         kind = load_step(step["uses"], step["folder"])
         values = kind.Inputs.model_validate(template.render(step["with"], scope))
         found[step["id"]] = SimpleNamespace(**values.model_dump(mode="json"))
@@ -177,6 +179,28 @@ def test_the_flagship_asks_before_it_downloads(tmp_path):
     unknown = template.render(weights["approve"], {"check": {"work": {**work, "bytes": 0}}})
     assert unknown == "Download up to 146 GB of weights?"
     assert book["secrets"] == ["HF_TOKEN"]
+
+
+@pytest.mark.parametrize("prompts", ["", "/p/prompts.jsonl"])
+def test_mtp_head(tmp_path, prompts):
+    book = compiled("mtp-head", tmp_path, base="owner/base", prompts=prompts)
+    folders = ("base", "upstream", "round", "draft", "capture", "quantise", "assemble")
+    outputs = {**OUTPUTS, **{name: {"path": f"/w/{name}"} for name in folders}}
+    if not prompts:
+        outputs["prompts"] = {"path": "/w/prompts.jsonl", "count": 256, "revision": "b" * 40}
+    steps = inputs_of(book, outputs=outputs)
+    assert ("prompts" in steps) == (not prompts)
+    capture = steps["capture"]
+    assert capture.prompts == (prompts or "/w/prompts.jsonl")
+    assert capture.record == "moments" and capture.model == "/w/draft"
+    for name in ("round", "capture", "quantise"):  # the same weights, else moments are of others
+        assert steps[name].checkpoint == "/w/upstream"
+        assert steps[name].prefix == capture.prefix
+    assert steps["quantise"].calibration == "/w/capture" and not steps["round"].calibration
+    assert steps["quantise"].unrouted == "error"
+    if not prompts:
+        assert steps["prompts"].repo == "HuggingFaceH4/ultrachat_200k"
+        assert steps["prompts"].count == capture.count == 256
 
 
 @pytest.mark.parametrize("book", sorted(BOOKS.glob("*.yaml")), ids=lambda path: path.stem)

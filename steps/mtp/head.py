@@ -72,7 +72,7 @@ class Quantise:
     """GPTQ of all routed experts of an MTP block, in an environment with torch. Experts that are
     done stay done when it is interrupted."""
 
-    version = "1"
+    version = "2"
     Inputs = Model("runbook.steps.mtp.models:QuantiseInputs")
     Outputs = Model("runbook.steps.mtp.models:QuantiseOutputs")
 
@@ -94,7 +94,7 @@ class Quantise:
         command += ["--prefix", given.prefix, "--out", folder, "--device", given.device]
         command += ["--order", given.order, "--damping", str(given.damping)]
         command += ["--scale", given.scale, "--threshold", str(given.threshold)]
-        command += ["--batch", str(given.batch)]
+        command += ["--batch", str(given.batch), "--unrouted", given.unrouted]
         command += ["--signed"] if given.signed else []
         command += [] if given.shrink else ["--no-shrink"]
 

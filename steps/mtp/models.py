@@ -74,6 +74,11 @@ class QuantiseInputs(BaseModel):
     threshold: int = Field(
         default=-1, ge=-1, description="Fewest tokens for GPTQ; -1: hidden size / 64."
     )
+    unrouted: Literal["error", "nearest"] = Field(
+        default="error",
+        description="What to do if no captured token was routed to an expert: fail, or round it to "
+        "nearest and record it. Experts with a few, below the threshold, are always rounded.",
+    )
     batch: int = Field(default=0, ge=0, description="Experts at once; 0: 16 on a GPU, 1 on a CPU.")
 
 

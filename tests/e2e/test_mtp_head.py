@@ -112,6 +112,20 @@ def accepted(url: str) -> tuple[str, int, int]:
     return answer["choices"][0]["message"]["content"], drafted, taken
 
 
+def same_inputs(python: str, native: str, moments: dict, tokens: dict) -> None:
+    """The moments are those of the tokens, which another run of the server recorded."""
+    assert moments["tokens"] == tokens["tokens"]
+    script = Path(__file__).with_name("captures.py")
+    command = [python, str(script), native, PREFIX, moments["path"], tokens["path"]]
+    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    print(json.dumps(found))
+    for expert in found:
+        assert expert["count"][0] == expert["count"][1]
+        assert expert["held"][0] == expert["held"][1]
+        assert max(expert["difference"]) < 1e-3
+    assert sum(sum(expert["held"]) for expert in found) > 0
+
+
 def test_a_stripped_base_gets_its_head_back(tmp_path):
     python = str(Path(VLLM).with_name("python"))
     native = str(upstream(tmp_path / "upstream"))
@@ -127,19 +141,15 @@ def test_a_stripped_base_gets_its_head_back(tmp_path):
     draft = run(Assemble(), work, **sources, quantised=rounded["path"], destination="draft")
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"Prompt number {i}\n" for i in range(24)))
-    captured = run(
-        Capture(),
-        work,
-        vllm=VLLM,
-        model=draft["path"],
-        prompts=str(prompts),
-        count=16,
-        max_tokens=48,
-        port=PORT,
-        arguments=ARGUMENTS,
-        env=[ENV],
-    )
+    serving = {"vllm": VLLM, "model": draft["path"], "prompts": str(prompts), "port": PORT}
+    serving |= {"count": 16, "max_tokens": 48, "arguments": ARGUMENTS, "env": [ENV]}
+    serving |= {"checkpoint": native, "prefix": PREFIX}
+    serving |= {"concurrency": 1}  # the order in which rows come decides which are held out
+    captured = run(Capture(), work, **serving)
     assert captured["tokens"] > 16 * 10
+    dumped = run(Capture(), work, **serving, record="tokens", destination="dumped")
+    assert not list((work / "captures").glob("tokens-*"))
+    same_inputs(python, native, captured, dumped)
     made = run(
         Quantise(), work, **common, calibration=captured["path"], destination="q", threshold=1
     )

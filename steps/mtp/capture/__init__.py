@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
+import secrets
 import shutil
 import signal
 import subprocess
@@ -22,17 +22,22 @@ from typing import Any
 
 from runbook.protocol import Check, Context, Model, StepFailure
 from runbook.steps.mtp import head
+from runbook.steps.mtp.capture import plugin
 
 NAME = "capture"
 ENTRY = "[vllm.general_plugins]\nrunbook_capture = runbook_capture:register\n"
 STOP_SECONDS = 60
 START_SECONDS = 3600
+FINISH_SECONDS = 1800
+"""Seconds without one more expert's moments after which the server is given up."""
+Server = tuple[str, "subprocess.Popen[bytes]"]
+"""A server's base URL and its process."""
 
 
 class Capture:
     """Makes a folder of captures. An interrupted capture begins anew."""
 
-    version = "1"
+    version = "2"
     Inputs = Model("runbook.steps.mtp.capture.models:Inputs")
     Outputs = Model("runbook.steps.mtp.capture.models:Outputs")
 
@@ -40,12 +45,12 @@ class Capture:
         return head.check(
             ctx,
             self.version,
-            {"model": Path(ctx.inputs.model)},
+            _sources(ctx),
             lambda made: {"path": str(head.place(ctx)), "tokens": made["tokens"]},
         )
 
     def apply(self, ctx: Context) -> None:
-        from runbook.steps.mtp.capture.rows import CaptureError, collect
+        from runbook.steps.mtp.capture.results import CaptureError, collect
         from runbook.steps.mtp.checkpoint import CheckpointError, open_folder
         from runbook.steps.mtp.lint import subject
 
@@ -66,20 +71,30 @@ class Capture:
         raw = folder / "raw"
         shutil.rmtree(folder, ignore_errors=True)
         raw.mkdir(parents=True)
-        layer = f"model.layers.{about.layout.layers}."
-        with _served(ctx, folder, raw, layer) as url:
-            (raw / "on").touch()
-            _ask(ctx, url, prompts)
-            (raw / "on").unlink()
-        described = {
-            "experts": config["n_routed_experts"],
+        settings = {
+            "layer": f"model.layers.{about.layout.layers}.",
+            "record": ctx.inputs.record,
+            "checkpoint": ctx.inputs.checkpoint,
+            "prefix": ctx.inputs.prefix,
             "limit": config.get("swiglu_limit"),
+        }
+        (raw / plugin.SETTINGS).write_text(json.dumps(settings))
+        with _served(ctx, folder, raw) as server:
+            (raw / plugin.ON).touch()
+            _ask(ctx, server[0], prompts, raw)
+            (raw / plugin.ON).unlink()
+            if ctx.inputs.record == "moments":
+                _finish(ctx, server, raw, config["n_routed_experts"])
+        described = {
+            "id": secrets.token_hex(8),
+            "experts": config["n_routed_experts"],
+            "limit": settings["limit"],
             "prompts": len(prompts),
             "max_tokens": ctx.inputs.max_tokens,
             "seed": ctx.inputs.seed,
         }
         try:
-            tokens = collect(raw, folder, described)
+            tokens, empty = collect(raw, folder, ctx.inputs.record, described)
         except CaptureError as error:
             raise StepFailure(
                 "nothing useful was captured",
@@ -88,54 +103,56 @@ class Capture:
                 remedy=f"read {folder / 'server.log'}; speculation must be on and the server eager",
             ) from error
         shutil.rmtree(raw)
-        head.record(ctx, self.version, folder, {"model": model}, tokens=tokens)
+        ctx.log(f"{tokens} tokens; {empty} experts got none of them")
+        head.record(ctx, self.version, folder, _sources(ctx), tokens=tokens)
 
     def undo(self, ctx: Context) -> None:
         head.remove(head.place(ctx))
 
 
+def _sources(ctx: Context) -> dict[str, Path]:
+    """The folders whose files the captures depend on."""
+    found = {"model": Path(ctx.inputs.model)}
+    if ctx.inputs.record == "moments":
+        found["checkpoint"] = Path(ctx.inputs.checkpoint)
+    return found
+
+
 def _prompts(path: Path, count: int, seed: int) -> list[list[dict[str, str]]]:
-    """Conversations drawn from a file: a line of text, or of JSON with `prompt` or `messages`."""
+    from runbook.steps.mtp.prompts import no_pyarrow
+    from runbook.steps.mtp.prompts.conversations import ParquetMissing, PromptError, draw
+
     try:
-        lines = [line for line in path.read_text().splitlines() if line.strip()]
-        found = [_conversation(line) for line in lines]
-    except (OSError, ValueError, KeyError) as error:
+        return draw([path], count, seed)
+    except ParquetMissing as error:
+        raise no_pyarrow() from error
+    except PromptError as error:
         raise StepFailure(
-            f"the prompts in {path} cannot be read",
+            f"no prompts can be drawn from {path}",
             code="bad_prompts",
             cause=str(error),
             remedy="give a file with a prompt, or a JSON object with prompt or messages, a line",
         ) from error
-    if not found:
-        raise StepFailure(f"{path} holds no prompts", code="bad_prompts", remedy="give another")
-    chosen = random.Random(seed)
-    return chosen.sample(found, count) if count < len(found) else found
-
-
-def _conversation(line: str) -> list[dict[str, str]]:
-    if not line.lstrip().startswith("{"):
-        return [{"role": "user", "content": line}]
-    entry = json.loads(line)
-    if "messages" in entry:
-        messages: list[dict[str, str]] = entry["messages"]
-        return messages
-    return [{"role": "user", "content": entry["prompt"]}]
 
 
 def _plugin(folder: Path) -> Path:
-    """A folder that, on PYTHONPATH, makes the plugin known to vLLM without installing it."""
+    """A folder that, on PYTHONPATH, makes the plugin known to vLLM without installing it, and
+    what it needs to compute moments."""
     made = folder / "plugin"
     about = made / "runbook_capture-1.dist-info"
     about.mkdir(parents=True)
-    shutil.copyfile(Path(__file__).with_name("plugin.py"), made / "runbook_capture.py")
+    here = Path(__file__).parent
+    shutil.copyfile(here / "plugin.py", made / "runbook_capture.py")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(here.parent / "retrofit", made / "mtp_retrofit", ignore=ignored)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: runbook-capture\nVersion: 1\n")
     (about / "entry_points.txt").write_text(ENTRY)
     return made
 
 
 @contextmanager
-def _served(ctx: Context, folder: Path, raw: Path, layer: str) -> Iterator[str]:
-    """The model served eagerly with the plugin; yields the base URL once it is healthy."""
+def _served(ctx: Context, folder: Path, raw: Path) -> Iterator[Server]:
+    """The model served eagerly with the plugin, once it is healthy."""
     given = ctx.inputs
     command = [given.vllm, "serve", given.model, "--host", "127.0.0.1", "--port", str(given.port)]
     command += ["--served-model-name", NAME, "--enforce-eager"]
@@ -145,9 +162,8 @@ def _served(ctx: Context, folder: Path, raw: Path, layer: str) -> Iterator[str]:
     for values in given.env:
         environment.update(values)
     environment["PATH"] = _joined([*given.path, environment.get("PATH")])
-    environment["PYTHONPATH"] = _joined([str(_plugin(folder)), environment.get("PYTHONPATH")])
-    environment["RUNBOOK_CAPTURE"] = str(raw)
-    environment["RUNBOOK_CAPTURE_LAYER"] = layer
+    environment["PYTHONPATH"] = _joined([str(_plugin(raw)), environment.get("PYTHONPATH")])
+    environment[plugin.FOLDER] = str(raw)
     environment.pop("HF_TOKEN", None)
     log = folder / "server.log"
     ctx.log("$ " + " ".join(command))
@@ -158,7 +174,7 @@ def _served(ctx: Context, folder: Path, raw: Path, layer: str) -> Iterator[str]:
     try:
         url = f"http://127.0.0.1:{given.port}"
         _await(ctx, server, url, log)
-        yield url
+        yield url, server
     finally:
         _stop(server)
 
@@ -172,14 +188,7 @@ def _await(ctx: Context, server: subprocess.Popen[bytes], url: str, log: Path) -
 
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        if server.poll() is not None:
-            tail = log.read_text(errors="replace").splitlines()[-15:]
-            raise StepFailure(
-                f"the server ended with exit status {server.returncode}",
-                code="server_died",
-                cause="\n".join(tail),
-                remedy=f"read {log}",
-            )
+        _raise_ended(server, log)
         try:
             if httpx2.get(f"{url}/health", timeout=5).status_code == 200:
                 return
@@ -190,7 +199,18 @@ def _await(ctx: Context, server: subprocess.Popen[bytes], url: str, log: Path) -
     raise StepFailure("the server did not become healthy", code="server_slow", remedy=f"read {log}")
 
 
-def _ask(ctx: Context, url: str, prompts: list[list[dict[str, str]]]) -> None:
+def _raise_ended(server: subprocess.Popen[bytes], log: Path) -> None:
+    if server.poll() is not None:
+        tail = log.read_text(errors="replace").splitlines()[-15:]
+        raise StepFailure(
+            f"the server ended with exit status {server.returncode}",
+            code="server_died",
+            cause="\n".join(tail),
+            remedy=f"read {log}",
+        )
+
+
+def _ask(ctx: Context, url: str, prompts: list[list[dict[str, str]]], raw: Path) -> None:
     import httpx2
 
     given = ctx.inputs
@@ -206,8 +226,10 @@ def _ask(ctx: Context, url: str, prompts: list[list[dict[str, str]]]) -> None:
             for future in as_completed([pool.submit(ask, p) for p in prompts]):
                 try:
                     future.result()
-                except httpx2.HTTPError as error:
+                    _raise_failed(raw)
+                except (httpx2.HTTPError, StepFailure) as error:
                     pool.shutdown(wait=False, cancel_futures=True)
+                    _raise_failed(raw)
                     raise StepFailure(
                         "a calibration prompt was not answered",
                         code="prompt_failed",
@@ -217,6 +239,38 @@ def _ask(ctx: Context, url: str, prompts: list[list[dict[str, str]]]) -> None:
                     ) from error
                 answered += 1
                 ctx.progress(answered, len(prompts), "prompts", "capturing")
+
+
+def _raise_failed(raw: Path) -> None:
+    """Raise what the plugin says went wrong, if anything."""
+    if (path := raw / plugin.FAILED).exists():
+        raise StepFailure(
+            "the inputs of the experts could not be recorded",
+            code="capture_failed",
+            cause=path.read_text(),
+            remedy="correct what the cause names; `record: tokens` computes less in the server",
+        )
+
+
+def _finish(ctx: Context, server: Server, raw: Path, experts: int) -> None:
+    """Wait until the plugin has written what it recorded."""
+    if not list(raw.glob("recording-*")):
+        return  # nothing will come
+    written, since = -1, time.monotonic()
+    while not (raw / plugin.DONE).exists():
+        _raise_failed(raw)
+        _raise_ended(server[1], raw.parent / "server.log")
+        count = len(list(raw.glob("moments-*.safetensors")))
+        if count != written:
+            written, since = count, time.monotonic()
+        elif time.monotonic() - since > FINISH_SECONDS:
+            raise StepFailure(
+                f"the server wrote the moments of {count} of {experts} experts, then no more",
+                code="capture_stuck",
+                remedy=f"read {raw.parent / 'server.log'}; is there enough memory and disk?",
+            )
+        ctx.progress(count, experts, "experts", "writing the moments")
+        time.sleep(plugin.POLL)
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Inputs(BaseModel):
@@ -13,6 +15,20 @@ class Inputs(BaseModel):
     prompts: str = Field(
         description="File of calibration prompts: a text, or a JSON object with prompt or "
         "messages, a line."
+    )
+    record: Literal["moments", "tokens"] = Field(
+        default="moments",
+        description="moments: the second moments of each expert's inputs, computed while the "
+        "server answers (for 256 experts of DeepSeek-V4-Flash 17 GB of host memory, 12 GB of "
+        "disk). tokens: every token as it is (8 KB each).",
+    )
+    checkpoint: str = Field(
+        default="",
+        description="Folder of the upstream checkpoint, whose experts give the inputs of the down "
+        "projections: the one that mtp-quantise will quantise. Needed for moments.",
+    )
+    prefix: str = Field(
+        default="mtp.0.ffn.experts", description="Name of the routed experts in the checkpoint."
     )
     count: int = Field(default=256, ge=1, description="How many prompts, drawn with the seed.")
     max_tokens: int = Field(default=256, ge=1, description="Tokens of each answer at most.")
@@ -29,6 +45,12 @@ class Inputs(BaseModel):
     path: list[str] = Field(default_factory=list, description="Folders to put before PATH.")
     answer_timeout: float = Field(default=1800, gt=0, description="Seconds for one answer.")
     destination: str = Field(default="captures", description="Folder inside the workspace.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.record == "moments" and not self.checkpoint:
+            raise ValueError("record: moments needs a checkpoint")
+        return self
 
 
 class Outputs(BaseModel):

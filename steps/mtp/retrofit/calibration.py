@@ -2,14 +2,16 @@
 
 A folder with `calibration.json` and, by `kind`,
 tokens: `tokens-*.safetensors` with `x` [n, d] BF16, `experts` [n, k] I32, `weights` [n, k] F32;
-moments: `moments-E.safetensors` for each expert E with `in.second` [d, d] and `out.second` [f, f]
-F32 (lower triangles) and, in the metadata, `count`, `in.fourth` and `out.fourth`.
+moments: `moments-E.safetensors` for each expert E with `in.second` [0.5625 d^2] and `out.second`
+[0.5625 f^2] F32 (`hessian.PackedMoments`), the held-out rows `in.held` [h, d] and `out.held` [h, f]
+BF16 and, in the metadata, `count`, `in.fourth` and `out.fourth`.
 `in` is the input of the gate and up projections, `out` that of the down projection.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +22,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .hessian import GPU_STEP, Moments
+from .hessian import GPU_STEP, Moments, PackedMoments, packed_length, unpacked
 from .source import Problem
 
 HELD_SHARE = 16
-"""One token in so many is held out to measure errors on ..."""
+"""One of so many rows of an expert is held out to measure errors on ..."""
 HELD_MOST = 256
-"""... at most so many an expert."""
+"""... or one of twice, four times as many and so on, until they are at most so many."""
 PART = 32768
 """Rows that pass through an expert at a time: about 1 GiB of intermediate values."""
 
@@ -45,6 +47,8 @@ class Inputs:
         try:
             self.into.check()
             self.out.check()
+            if not all(torch.isfinite(rows).all() for rows in (self.held, self.held_out)):
+                raise ValueError("they hold NaN or infinity")
         except ValueError as error:
             raise Problem(f"the captured inputs of {name}: {error}") from error
 
@@ -56,6 +60,29 @@ def activate(gate: Tensor, up: Tensor, routing: Tensor, limit: float | None) -> 
     if limit:
         gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
     return (torch.nn.functional.silu(gate) * up * routing.unsqueeze(1)).to(torch.bfloat16)
+
+
+def joined(gate: Tensor, up: Tensor) -> Tensor:
+    """The gate and up projections as one [d, 2 f], in FP32 on a CPU."""
+    joint = torch.cat([gate, up]).t()
+    return joint.float() if joint.device.type == "cpu" else joint
+
+
+def hidden(x: Tensor, joint: Tensor, routing: Tensor, limit: float | None) -> Tensor:
+    """The input of the down projection [n, f] for x [n, d]; `joint` is of `joined`."""
+    rows = x.to(joint.dtype)
+    if x.is_cuda and (short := -len(x) % GPU_STEP):
+        rows = torch.nn.functional.pad(rows, (0, 0, 0, short))
+    gate, up = (rows @ joint)[: len(x)].chunk(2, 1)
+    return activate(gate, up, routing, limit)
+
+
+def held_stride(count: int) -> int:
+    """Of `count` rows of an expert, those at the multiples of this (from 1) are held out."""
+    stride = HELD_SHARE
+    while count // stride > HELD_MOST:
+        stride *= 2
+    return stride
 
 
 class Calibration:
@@ -73,8 +100,9 @@ class Calibration:
         try:
             self.about = json.loads((folder / "calibration.json").read_text())
             self.kind = self.about["kind"]
+            self.experts = int(self.about["experts"])
             self.limit = self.about.get("limit")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise Problem(f"{folder} holds no calibration: {error}") from error
         if self.kind == "tokens":
             self._load_tokens()
@@ -104,9 +132,9 @@ class Calibration:
         order = experts.flatten().argsort(stable=True)
         self.rows = order // slots
         self.routing = weights.flatten()[order]
-        counts = torch.bincount(experts.flatten().long(), minlength=int(self.about["experts"]))
+        counts = torch.bincount(experts.flatten().long(), minlength=self.experts)
         self.bounds = [0, *counts.cumsum(0).tolist()]
-        if len(self.bounds) - 1 > int(self.about["experts"]) or int(experts.min()) < 0:
+        if len(self.bounds) - 1 > self.experts or int(experts.min()) < 0:
             raise Problem(f"{self.folder}: an expert number is out of range")
 
     def inputs(self, expert: int, weights: dict[str, Tensor]) -> Inputs:
@@ -129,20 +157,17 @@ class Calibration:
             raise ValueError(f"x of {self.x.shape[1]} columns for {gate.shape[1]} inputs")
         begin, end = self.bounds[expert], self.bounds[expert + 1]
         count = end - begin
-        held = min(HELD_MOST, count // HELD_SHARE)
+        stride = held_stride(count)
         picked = torch.zeros(count, dtype=torch.bool)
-        if held:
-            picked[: held * (count // held) : count // held] = True
+        picked[stride - 1 :: stride] = True
         into = Moments.empty(gate.shape[1], self.device)
         out = Moments.empty(gate.shape[0], self.device)
-        joint = torch.cat([gate, up]).t()
-        if self.device.type == "cpu":
-            joint = joint.float()
+        joint = joined(gate, up)
         slots = torch.arange(begin, end)
         for part in slots[~picked].split(PART):
-            x, hidden = self._pass(part, joint)
+            x, y = self._pass(part, joint)
             into.add(x)
-            out.add(hidden)
+            out.add(y)
         return Inputs(into, out, *self._pass(slots[picked], joint))
 
     def _pass(self, slots: Tensor, joint: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,33 +175,44 @@ class Calibration:
         grouped slots; `joint` [d, 2 f] are the two projections."""
         slots = slots.to(self.device)
         x = self.x[self.rows[slots]]
-        rows = x.to(joint.dtype)
-        if x.is_cuda and (short := -len(x) % GPU_STEP):
-            rows = torch.nn.functional.pad(rows, (0, 0, 0, short))
-        gate, up = (rows @ joint)[: len(x)].chunk(2, 1)
-        return x, activate(gate, up, self.routing[slots], self.limit)
+        return x, hidden(x, joint, self.routing[slots], self.limit)
 
-    def _stored(self, expert: int, width: int, inter: int) -> Inputs:
+    def counts(self) -> list[int] | None:
+        """How many rows each expert got, but for those held out of moments; None without a
+        calibration. Raises `Problem`."""
+        if self.kind == "none":
+            return None
+        if self.kind == "tokens":
+            return [b - a for a, b in itertools.pairwise(self.bounds)]
+        return [int(self._open(e)[1]["count"]) for e in range(self.experts)]
+
+    def _open(self, expert: int) -> tuple[Any, dict[str, str]]:
         path = self.folder / f"moments-{expert}.safetensors"
         try:
-            with safe_open(path, "pt") as file:
-                about = file.metadata()
-                seconds = [file.get_tensor(n).to(self.device) for n in ("in.second", "out.second")]
+            file = safe_open(path, "pt")
+            about: dict[str, str] = file.metadata() or {}
+            if not {"count", "in.fourth", "out.fourth"} <= about.keys():
+                raise Problem(f"{path} does not say how many rows it is of")
         except (SafetensorError, OSError) as error:
             raise Problem(f"{path} cannot be read: {error}") from error
-        for second, size in zip(seconds, (width, inter), strict=True):
-            if second.shape != (size, size):
-                raise ValueError(f"moments of shape {tuple(second.shape)} for {size} inputs")
-        made = [
-            Moments(
-                second,
-                torch.tensor(float(about[f"{side}.fourth"]), dtype=torch.float64),
-                int(about["count"]),
-            )
-            for second, side in zip(seconds, ("in", "out"), strict=True)
-        ]
-        none = torch.zeros(0, width, dtype=torch.bfloat16, device=self.device)
-        return Inputs(made[0], made[1], none, none[:, :inter])
+        return file, about
+
+    def _stored(self, expert: int, width: int, inter: int) -> Inputs:
+        file, about = self._open(expert)
+        made: list[Moments] = []
+        held: list[Tensor] = []
+        for side, size in (("in", width), ("out", inter)):
+            try:
+                second = file.get_tensor(f"{side}.second").to(self.device)
+                held.append(file.get_tensor(f"{side}.held").to(self.device))
+            except SafetensorError as error:
+                raise ValueError(str(error)) from error
+            if second.shape != (packed_length(size),) or held[-1].shape[1:] != (size,):
+                shapes = f"{tuple(second.shape)} and {tuple(held[-1].shape)}"
+                raise ValueError(f"moments and rows of shapes {shapes} for {size} inputs")
+            fourth = torch.tensor(float(about[f"{side}.fourth"]), dtype=torch.float64)
+            made.append(Moments(unpacked(second, size), fourth, int(about["count"])))
+        return Inputs(made[0], made[1], held[0], held[1])
 
     def digest(self) -> str:
         """Identifies the captures by their description and the sizes of their files."""
@@ -189,8 +225,15 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def save_moments(folder: Path, expert: int, into: Moments, out: Moments) -> None:
-    """Write one expert's moments as `Calibration` reads them."""
+def save_moments(
+    folder: Path,
+    expert: int,
+    into: PackedMoments,
+    out: PackedMoments,
+    held: Tensor,
+    held_out: Tensor,
+) -> None:
+    """Write one expert's moments and held-out rows as `Calibration` reads them."""
     metadata = {
         "count": str(into.count),
         "in.fourth": repr(float(into.fourth)),
@@ -198,6 +241,6 @@ def save_moments(folder: Path, expert: int, into: Moments, out: Moments) -> None
     }
     path = folder / f"moments-{expert}.safetensors"
     temporary = path.with_name(path.name + ".tmp")
-    tensors = {"in.second": into.second.cpu(), "out.second": out.second.cpu()}
-    save_file(tensors, temporary, metadata)
+    tensors = {"in.second": into.second, "out.second": out.second}
+    save_file({**tensors, "in.held": held, "out.held": held_out}, temporary, metadata)
     temporary.replace(path)

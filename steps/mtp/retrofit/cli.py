@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     verb.add_argument("--device", default="auto", help="auto, cpu or cuda")
     verb.add_argument("--batch", type=int, default=0, help="experts at once; 0: by device")
     verb.add_argument("--threshold", type=int, default=-1, help="fewest tokens for GPTQ")
+    verb.add_argument("--unrouted", choices=["error", "nearest"], default="error")
     verb.add_argument("--order", choices=["static", "none"], default="static")
     verb.add_argument("--damping", type=float, default=0.05)
     verb.add_argument("--scale", choices=["absmax", "mse", "weighted"], default="weighted")
@@ -58,6 +59,7 @@ def _quantise(given: argparse.Namespace) -> int:
         Options(given.order, given.damping, not given.no_shrink, given.scale, given.signed),
         given.threshold if given.threshold >= 0 else max(1, width // THRESHOLD_SHARE),
         given.batch or (16 if device.type == "cuda" else 1),
+        given.unrouted,
     )
     start = time.monotonic()
     first = [-1]

@@ -22,6 +22,7 @@ GPU_PANELS = 4
 products."""
 TILE = 256
 """Columns of a block column of the factorisation."""
+CPU = torch.device("cpu")
 
 
 @dataclass
@@ -39,10 +40,15 @@ class Moments:
         fourth = torch.zeros((), dtype=torch.float64, device=device)
         return cls(torch.zeros(width, width, device=device), fourth, 0)
 
+    @property
+    def width(self) -> int:
+        """d"""
+        return int(self.second.shape[0])
+
     def add(self, x: Tensor) -> None:
         """Add rows x [n, d], BF16 or FP32."""
-        if x.ndim != 2 or x.shape[1] != self.second.shape[0]:
-            raise ValueError(f"rows of shape {tuple(x.shape)} for {self.second.shape[0]} inputs")
+        if x.ndim != 2 or x.shape[1] != self.width:
+            raise ValueError(f"rows of shape {tuple(x.shape)} for {self.width} inputs")
         for rows in x.split(ROWS if x.device.type == "cpu" else GPU_ROWS) if len(x) else ():
             self.fourth += rows.float().square().sum(1).double().square().sum()
             self._triangle(rows)
@@ -66,28 +72,81 @@ class Moments:
             short := -len(rows) % GPU_STEP
         ):  # few different shapes: each is prepared for once
             rows = torch.nn.functional.pad(rows, (0, 0, 0, short))
-        for panel, before in self._panels():
-            into = self.second[panel, before]
+        for into, panel, before in self._blocks():
             if exact:  # products of two BF16 numbers are exact in FP32: nothing is lost
                 into += torch.mm(rows[:, panel].t(), rows[:, before], out_dtype=torch.float32)
             else:
                 into.addmm_(rows[:, panel].t(), rows[:, before])
 
-    def _panels(self) -> Iterator[tuple[slice, slice]]:
-        """Block rows, each with the columns up to the end of its diagonal block."""
-        width = self.second.shape[0]
-        panels = PANELS if self.second.device.type == "cpu" else GPU_PANELS
-        size = -(-width // panels)
-        for start in range(0, width, size):
-            end = min(start + size, width)
-            yield slice(start, end), slice(0, end)
+    def _blocks(self) -> Iterator[tuple[Tensor, slice, slice]]:
+        """What is kept of `second`: each block with its rows and columns."""
+        for rows, columns in panels(self.width, self.second.device):
+            yield self.second[rows, columns], rows, columns
 
     def hessian(self) -> Tensor:
         """H = X^T X / n [d, d], symmetric."""
         h = self.second / max(1, self.count)
-        for panel, _ in self._panels():
+        for panel, _ in panels(self.width, h.device):
             h[: panel.start, panel] = h[panel, : panel.start].t()
         return h
+
+
+@dataclass
+class PackedMoments(Moments):
+    """Moments whose `second` is a vector: the blocks of the lower triangle, one after the other,
+    0.5625 d^2 numbers. For a CPU, and for a thread beside others: it leaves torch's precision, a
+    setting of the whole process, as it is."""
+
+    size: int = 0
+
+    @classmethod
+    def empty(cls, width: int, device: torch.device | str = "cpu") -> PackedMoments:
+        second = torch.zeros(packed_length(width), dtype=torch.float32, device=device)
+        return cls(second, torch.zeros((), dtype=torch.float64, device=device), 0, width)
+
+    @property
+    def width(self) -> int:
+        return self.size
+
+    def _triangle(self, rows: Tensor) -> None:
+        self._multiply(rows.float())
+
+    def _blocks(self) -> Iterator[tuple[Tensor, slice, slice]]:
+        yield from packed_blocks(self.second, self.size)
+
+    def hessian(self) -> Tensor:
+        return unpacked(self.second, self.size) / max(1, self.count)
+
+
+def panels(width: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+    """Block rows of a [width, width] matrix, each with the columns up to the end of its diagonal
+    block."""
+    size = -(-width // (PANELS if device.type == "cpu" else GPU_PANELS))
+    for start in range(0, width, size):
+        end = min(start + size, width)
+        yield slice(start, end), slice(0, end)
+
+
+def packed_length(width: int) -> int:
+    return sum((r.stop - r.start) * c.stop for r, c in panels(width, CPU))
+
+
+def packed_blocks(vector: Tensor, width: int) -> Iterator[tuple[Tensor, slice, slice]]:
+    """The blocks of a packed lower triangle as views, each with its rows and columns."""
+    at = 0
+    for rows, columns in panels(width, CPU):
+        height = rows.stop - rows.start
+        yield vector[at : at + height * columns.stop].view(height, columns.stop), rows, columns
+        at += height * columns.stop
+
+
+def unpacked(vector: Tensor, width: int) -> Tensor:
+    """The symmetric matrix [width, width] of a packed lower triangle."""
+    whole = vector.new_empty(width, width)
+    for block, rows, columns in packed_blocks(vector, width):
+        whole[rows, columns] = block
+        whole[: rows.start, rows] = block[:, : rows.start].t()
+    return whole
 
 
 @contextmanager

@@ -41,11 +41,14 @@ ABSMAX = Options(scale="absmax")
 
 @dataclass(frozen=True)
 class Job:
-    """`threshold`: experts with fewer tokens are rounded to nearest. `batch`: experts at once."""
+    """`threshold`: experts with fewer tokens are rounded to nearest. `batch`: experts at once.
+    `unrouted`: what experts without any token are to the calibration: an `error`, or rounded to
+    `nearest` like those with too few."""
 
     options: Options
     threshold: int
     batch: int
+    unrouted: str = "error"
 
 
 class Timer:
@@ -72,6 +75,7 @@ def run(
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Quantise what is not yet in `out`; writes and returns the manifest. Raises `Problem`."""
+    empty = _unrouted(experts, calibration, job)
     out.mkdir(parents=True, exist_ok=True)
     digest = _digest(experts, calibration, job)
     timer = Timer(calibration.device)
@@ -95,10 +99,29 @@ def run(
         for future in written:
             future.result()
         timer.stage("write")
-    manifest = _manifest(experts, calibration, out, job, digest)
+    manifest = _manifest(experts, calibration, out, job, digest, empty)
     _replace(out / MANIFEST, [(json.dumps(manifest, indent=1) + "\n").encode()])
     timer.stage("manifest")
     return {**manifest, "seconds": timer.seconds}
+
+
+def _unrouted(experts: Experts, calibration: Calibration, job: Job) -> list[str]:
+    """The experts that no token was routed to. Raises `Problem` if there may be none."""
+    counts = calibration.counts()
+    if counts is None:
+        return []
+    if len(counts) != experts.count:
+        raise Problem(
+            f"the captures are of {len(counts)} experts, {experts.prefix} has {experts.count}"
+        )
+    empty = [e for e, count in enumerate(counts) if not count]
+    if empty and job.unrouted == "error":
+        others = f" (nor to {len(empty) - 1} others of {experts.count})" if empty[1:] else ""
+        raise Problem(
+            f"no captured token was routed to the expert of {experts.names(empty[0])[0]}{others}: "
+            "capture more prompts, or set `unrouted: nearest` to round such experts to nearest"
+        )
+    return [f"{experts.prefix}.{e}" for e in empty]
 
 
 def _digest(experts: Experts, calibration: Calibration, job: Job) -> str:
@@ -325,7 +348,12 @@ def _replace(path: Path, pieces: list[Any]) -> None:
 
 
 def _manifest(
-    experts: Experts, calibration: Calibration, out: Path, job: Job, digest: str
+    experts: Experts,
+    calibration: Calibration,
+    out: Path,
+    job: Job,
+    digest: str,
+    unrouted: list[str],
 ) -> dict[str, Any]:
     tensors: dict[str, Any] = {}
     for expert in range(experts.count):
@@ -343,6 +371,7 @@ def _manifest(
         "digest": digest,
         "options": asdict(job.options),
         "threshold": job.threshold,
+        "unrouted": job.unrouted,
         "group_size": GROUP,
         "source": experts.digest(),
         "calibration": {**calibration.about, "digest": calibration.digest()},
@@ -355,6 +384,7 @@ def _manifest(
         "summary": {
             "tensors": len(tensors),
             "rounded_to_nearest": sorted(n for n, t in tensors.items() if t["method"] == "rtn"),
+            "unrouted": unrouted,
             "error": mean("error"),
             "error_rtn": mean("error_rtn"),
             "tokens_least": min((t["tokens"] for t in tensors.values()), default=0),

@@ -1,5 +1,5 @@
-"""The step mtp-capture against a stand-in for `vllm serve` that records rows as the plugin does.
-With the real vLLM: tests/e2e/test_mtp_head.py."""
+"""The step mtp-capture against a stand-in for `vllm serve` that writes what the plugin would.
+The plugin's own arithmetic: tests/steps/mtp/retrofit. Real vLLM: tests/e2e/test_mtp_head.py."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from test_head import context
 
 from runbook.process import session_members
 from runbook.protocol import StepFailure
+from runbook.steps.mtp import capture as step
 from runbook.steps.mtp.capture import Capture
-from runbook.steps.mtp.capture.rows import CaptureError, collect
+from runbook.steps.mtp.capture.results import CaptureError, collect
 from runbook.steps.mtp.checkpoint import CONFIG
 from runbook.steps.mtp.headers import parse
 
 HIDDEN, TOP = tiny.HIDDEN, 2
 
 SERVER = """#!{python}
-import importlib.metadata, json, os, struct, sys, time
+import importlib.metadata, importlib.util, json, os, struct, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 mode = os.environ.get("MODE", "")
@@ -35,8 +36,29 @@ assert "--enforce-eager" in sys.argv and "HF_TOKEN" not in os.environ
 entries = importlib.metadata.entry_points(group="vllm.general_plugins")
 assert [e.value for e in entries] == ["runbook_capture:register"]
 import runbook_capture
-assert os.environ[runbook_capture.LAYER] == "model.layers.4."
+assert importlib.util.find_spec("mtp_retrofit.stream").origin.startswith(sys.path[1])
 folder = Path(os.environ[runbook_capture.FOLDER])
+settings = json.loads((folder / runbook_capture.SETTINGS).read_text())
+assert settings["layer"] == "model.layers.4." and settings["limit"] == 10.0
+seen = 0
+def put(name, text):
+    (folder / "part").write_text(text)
+    (folder / "part").replace(folder / name)
+def finish():
+    while (folder / "on").exists():
+        time.sleep(0.01)
+    if mode == "stuck":
+        return
+    if mode == "vanishes":
+        print("out of memory", flush=True)
+        os._exit(9)
+    if mode == "fails":
+        return put(runbook_capture.FAILED, "the inputs of mtp.0.ffn.experts.3.w1 hold NaN")
+    experts = {experts} + (mode == "foreign")
+    for e in range(experts):
+        put(f"moments-{{e}}.safetensors", str(seen))
+    counts = [seen] + [0] * (experts - 1)
+    put(runbook_capture.DONE, json.dumps(dict(tokens=seen, counts=counts)))
 class Handler(BaseHTTPRequestHandler):
     def answer(self, code):
         self.send_response(code)
@@ -48,7 +70,17 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         number = int(body["messages"][0]["content"].split()[-1])
-        if (folder / "on").exists() and mode != "silent":
+        global seen
+        if (folder / "on").exists() and mode != "silent" and settings["record"] == "moments":
+            if mode == "breaks":
+                put(runbook_capture.FAILED, "no memory")
+            if not seen:
+                (folder / "recording-1").touch()
+                if mode == "parallel":
+                    (folder / "recording-2").touch()
+                threading.Thread(target=finish).start()
+            seen += 3
+        elif (folder / "on").exists() and mode != "silent":
             (folder / "rows-1.json").write_text(json.dumps(dict(hidden={hidden}, top={top})))
             with (folder / "rows-1.bin").open("ab") as file:
                 for i in range(3):
@@ -63,7 +95,9 @@ ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 
 def capture(tmp_path: Path, mode: str = "", **values):
     program = tmp_path / "vllm"
-    program.write_text(SERVER.format(python=sys.executable, hidden=HIDDEN, top=TOP))
+    program.write_text(
+        SERVER.format(python=sys.executable, hidden=HIDDEN, top=TOP, experts=tiny.EXPERTS)
+    )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     model = tiny.v4().write(tmp_path / "model")
     prompts = tmp_path / "prompts.jsonl"
@@ -75,12 +109,15 @@ def capture(tmp_path: Path, mode: str = "", **values):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     given = {"vllm": str(program), "model": str(model), "prompts": str(prompts), "port": port}
+    given["checkpoint"] = str(tmp_path / "upstream")
+    (tmp_path / "upstream").mkdir(exist_ok=True)
+    (tmp_path / "upstream" / CONFIG).write_text("{}")
     return context(Capture(), tmp_path / "w", **{**given, "env": [{"MODE": mode}], **values})
 
 
 def test_captures_what_the_server_recorded(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "secret")
-    ctx = capture(tmp_path, count=5)
+    ctx = capture(tmp_path, count=5, record="tokens")
     Capture().apply(ctx)
     check = Capture().check(ctx)
     made = Capture.Outputs(**check.outputs)
@@ -105,6 +142,30 @@ def test_captures_what_the_server_recorded(tmp_path, monkeypatch):
     assert not folder.exists()
 
 
+def test_waits_for_the_moments(tmp_path):
+    ctx = capture(tmp_path, count=5)
+    Capture().apply(ctx)
+    check = Capture().check(ctx)
+    made = Capture.Outputs(**check.outputs)
+    assert made.tokens == 15
+    folder = Path(made.path)
+    about = json.loads((folder / "calibration.json").read_text())
+    assert about["kind"] == "moments" and about["experts"] == tiny.EXPERTS and about["id"]
+    stored = {p.name: p.read_text() for p in folder.glob("*.safetensors")}
+    assert stored == {f"moments-{e}.safetensors": "15" for e in range(tiny.EXPERTS)}
+    assert not (folder / "raw").exists()
+    assert (5, 5, "prompts", "capturing") in ctx.seen
+    assert ctx.seen[-1][2] == "experts"
+    (tmp_path / "upstream" / CONFIG).write_text("{ }")
+    assert Capture().check(ctx).reasons[0].code == "source_changed"
+
+
+def test_moments_need_the_experts_weights(tmp_path):
+    with pytest.raises(ValueError, match="needs a checkpoint"):
+        capture(tmp_path, checkpoint="")
+    capture(tmp_path, checkpoint="", record="tokens")
+
+
 def _name(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_text()
@@ -115,7 +176,7 @@ def _name(pid: int) -> str:
 def test_the_same_seed_draws_the_same_prompts(tmp_path):
     asked = []
     for seed in (1, 1, 2):
-        ctx = capture(tmp_path, count=3, concurrency=1, seed=seed)
+        ctx = capture(tmp_path, count=3, concurrency=1, seed=seed, record="tokens")
         Capture().apply(ctx)
         raw = (tmp_path / "w/captures/tokens-0000.safetensors").read_bytes()
         tensor = next(t for t in parse(lambda o, n: raw[o : o + n], "t").tensors if t.name == "x")  # noqa: B023
@@ -124,20 +185,29 @@ def test_the_same_seed_draws_the_same_prompts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "code"),
+    ("record", "mode", "code", "cause"),
     [
-        ("dies", "server_died"),
-        ("silent", "capture_empty"),
-        ("foreign", "capture_empty"),
-        ("refuses", "prompt_failed"),
+        ("tokens", "dies", "server_died", "no such device"),
+        ("tokens", "silent", "capture_empty", "no token"),
+        ("tokens", "foreign", "capture_empty", "experts"),
+        ("tokens", "refuses", "prompt_failed", "500"),
+        ("moments", "silent", "capture_empty", "no token"),
+        ("moments", "foreign", "capture_empty", "the served model"),
+        ("moments", "parallel", "capture_empty", "2 processes"),
+        ("moments", "refuses", "prompt_failed", "500"),
+        ("moments", "breaks", "capture_failed", "no memory"),
+        ("moments", "fails", "capture_failed", "experts.3.w1 hold NaN"),
+        ("moments", "vanishes", "server_died", "out of memory"),
+        ("moments", "stuck", "capture_stuck", ""),
     ],
 )
-def test_failures_say_what_and_leave_no_server(mode, code, tmp_path):
-    ctx = capture(tmp_path, mode)
+def test_failures_say_what_and_leave_no_server(record, mode, code, cause, tmp_path, monkeypatch):
+    monkeypatch.setattr(step, "FINISH_SECONDS", 0.3)
+    ctx = capture(tmp_path, mode, record=record)
     with pytest.raises(StepFailure) as failure:
         Capture().apply(ctx)
     assert failure.value.code == code
-    assert failure.value.cause and failure.value.remedy
+    assert cause in failure.value.cause and failure.value.remedy
     assert not Capture().check(ctx).ok
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", ctx.inputs.port)) != 0
@@ -166,6 +236,6 @@ def test_half_a_row_is_left_out(tmp_path):
     (tmp_path / "rows-7.json").write_text('{"hidden": 4, "top": 1}')
     row = np.zeros(4, "<u2").tobytes() + np.array([2], "<i4").tobytes() + b"\0\0\0\0"
     (tmp_path / "rows-7.bin").write_bytes(row * 3 + row[:5])
-    assert collect(tmp_path, tmp_path, {"experts": 4}) == 3
+    assert collect(tmp_path, tmp_path, "tokens", {"experts": 4}) == (3, 3)
     with pytest.raises(CaptureError, match="experts"):
-        collect(tmp_path, tmp_path, {"experts": 2})
+        collect(tmp_path, tmp_path, "tokens", {"experts": 2})

@@ -13,11 +13,11 @@ import pytest
 import torch
 from mtp_retrofit import calibration as captures
 from mtp_retrofit import formats, launch
-from mtp_retrofit.calibration import Calibration, activate, save_moments
+from mtp_retrofit.calibration import Calibration
 from mtp_retrofit.gptq import GROUP, Options
-from mtp_retrofit.hessian import Moments
 from mtp_retrofit.quantise import MANIFEST, Job, path_of, run
 from mtp_retrofit.source import Experts, Problem
+from mtp_retrofit.stream import Stream
 from safetensors.torch import load_file, save_file
 
 D, F, EXPERTS, TOKENS, TOP = 256, 128, 6, 900, 2
@@ -50,16 +50,15 @@ def checkpoint(folder: Path, kind: str = "fp4") -> Path:
     return folder
 
 
-def tokens(folder: Path, starve: int | None = 5) -> Path:
-    """Captures in two files; expert `starve` gets no token."""
+def tokens(folder: Path, starve: tuple[int, ...] = (5,)) -> Path:
+    """Captures in two files; the experts in `starve` get no token."""
     g = torch.Generator().manual_seed(2)
     folder.mkdir(parents=True, exist_ok=True)
     mix = torch.randn(D, D, generator=g) / D**0.5
     for part in range(2):
         x = (torch.randn(TOKENS // 2, D, generator=g) @ mix).bfloat16()
         scores = torch.rand(TOKENS // 2, EXPERTS, generator=g)
-        if starve is not None:
-            scores[:, starve] = -1
+        scores[:, list(starve)] = -1
         weights, experts = scores.topk(TOP)
         save_file(
             {"x": x, "experts": experts.int(), "weights": weights},
@@ -71,7 +70,7 @@ def tokens(folder: Path, starve: int | None = 5) -> Path:
 
 
 def job(**options) -> Job:
-    return Job(Options(**options), threshold=4, batch=1)
+    return Job(Options(**options), threshold=4, batch=1, unrouted="nearest")
 
 
 def quantised(tmp_path: Path, made: Job | None = None, source: Path | None = None):
@@ -140,33 +139,47 @@ def test_the_library_decompresses_each_tensor(tmp_path):
             assert torch.equal(P.decompress(dict(parts), scheme)["weight"], want.bfloat16())
 
 
-def test_moments_give_what_their_tokens_give(tmp_path, monkeypatch):
-    monkeypatch.setattr(captures, "HELD_SHARE", 10**9)
-    quantised(tmp_path)
+def test_moments_give_what_their_tokens_give(tmp_path):
+    manifest = quantised(tmp_path)
+    source = Experts.open(tmp_path / "source", PREFIX)
     folder = tmp_path / "moments"
     folder.mkdir()
-    source = Experts.open(tmp_path / "source", PREFIX)
-    parts = [load_file(p) for p in sorted((tmp_path / "captures").glob("tokens-*"))]
-    x = torch.cat([p["x"] for p in parts])
-    ids = torch.cat([p["experts"] for p in parts])
-    weights = torch.cat([p["weights"] for p in parts])
-    for e in range(EXPERTS):
-        into, out = Moments.empty(D), Moments.empty(F)
-        gate, up, _ = (w.float() for w in source.weights(e).values())
-        for part in range(0, TOKENS, 113):
-            rows, slot = (ids[part : part + 113] == e).nonzero(as_tuple=True)
-            own = x[part : part + 113][rows]
-            into.add(own)
-            routing = weights[part : part + 113][rows, slot]
-            out.add(activate(own.float() @ gate.T, own.float() @ up.T, routing, 10.0))
-        save_moments(folder, e, into, out)
+    stream = Stream(source, 10.0, folder)
+    for path in sorted((tmp_path / "captures").glob("tokens-*")):
+        stored = load_file(path)
+        stream.add(stored["x"], stored["experts"], stored["weights"])
+    stream.finish()
     about = {"kind": "moments", "experts": EXPERTS, "limit": 10.0}
     (folder / "calibration.json").write_text(json.dumps(about))
-    run(source, Calibration(folder, torch.device("cpu")), tmp_path / "out2", job())
+    again = run(source, Calibration(folder, torch.device("cpu")), tmp_path / "out2", job())
     for e in range(EXPERTS):
         one, two = (load_file(path_of(tmp_path / o, e)) for o in ("out", "out2"))
         for name, tensor in one.items():
             assert (tensor != two[name]).float().mean() < 0.01, name
+    for name, record in manifest["tensors"].items():
+        assert again["tensors"][name]["tokens"] == record["tokens"]
+        if record["error"] is None:
+            assert again["tensors"][name]["error"] is None
+        else:
+            assert abs(again["tensors"][name]["error"] / record["error"] - 1) < 1e-3
+
+
+def test_experts_without_a_token_are_an_error_unless_wanted(tmp_path):
+    experts = Experts.open(checkpoint(tmp_path / "source"), PREFIX)
+    calibration = Calibration(tokens(tmp_path / "captures"), torch.device("cpu"))
+    with pytest.raises(Problem, match=rf"{PREFIX}\.5\.w1: .*unrouted: nearest"):
+        run(experts, calibration, tmp_path / "out", Job(Options(), 4, 1))
+    assert not (tmp_path / "out").exists()
+    starved = Calibration(tokens(tmp_path / "other", (1, 5)), torch.device("cpu"))
+    with pytest.raises(Problem, match=rf"{PREFIX}\.1\.w1 \(nor to 1 others of 6\)"):
+        run(experts, starved, tmp_path / "out", Job(Options(), 4, 1))
+    made = run(experts, starved, tmp_path / "out", job())
+    assert made["unrouted"] == "nearest"
+    assert made["summary"]["unrouted"] == [f"{PREFIX}.1", f"{PREFIX}.5"]
+    nothing = Calibration(None, torch.device("cpu"))
+    none = run(experts, nothing, tmp_path / "none", Job(Options(), 4, 1))
+    assert none["summary"]["unrouted"] == []
+    assert len(none["summary"]["rounded_to_nearest"]) == 3 * EXPERTS
 
 
 def test_a_second_run_does_nothing_and_other_options_all(tmp_path):
@@ -181,7 +194,7 @@ def test_a_second_run_does_nothing_and_other_options_all(tmp_path):
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_what_is_missing_is_made_again_to_the_byte(batch, tmp_path):
-    made = Job(Options(), 4, batch)
+    made = Job(Options(), 4, batch, "nearest")
     quantised(tmp_path, made)
     before = files(tmp_path / "out")
     path_of(tmp_path / "out", 3).unlink()
@@ -196,6 +209,7 @@ def test_killed_thirty_times_the_bytes_are_the_same(tmp_path):
     source, taken = checkpoint(tmp_path / "source"), tokens(tmp_path / "captures")
     command = [sys.executable, launch.__file__, "quantise", "--checkpoint", str(source)]
     command += ["--calibration", str(taken), "--device", "cpu", "--threshold", "4"]
+    command += ["--unrouted", "nearest"]
     began = time.monotonic()
     subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
     took = time.monotonic() - began
@@ -299,6 +313,9 @@ def test_the_program_reports_and_fails_readably(tmp_path, capsys):
     source, taken = checkpoint(tmp_path / "source"), tokens(tmp_path / "captures")
     command = ["quantise", "--checkpoint", str(source), "--calibration", str(taken)]
     command += ["--device", "cpu", "--out", str(tmp_path / "out"), "--seconds"]
+    assert main(command) == 2
+    assert f"{PREFIX}.5.w1" in capsys.readouterr().err
+    command += ["--unrouted", "nearest"]
     assert main(command) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines[0]["done"] == 0 and lines[-3]["done"] == EXPERTS

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runbook.protocol import Check, Context, Model, StepFailure
+from runbook.protocol import Check, Context, Model, PreconditionNotMet, StepFailure
 from runbook.steps.mtp import head
 from runbook.steps.mtp.capture import plugin
 
@@ -30,6 +30,8 @@ STOP_SECONDS = 60
 START_SECONDS = 3600
 FINISH_SECONDS = 1800
 """Seconds without one more expert's moments after which the server is given up."""
+WAITING_BYTES = 2048 * 2
+"""Memory of an expert's rows, of 2 bytes a value, that wait to be added."""
 Server = tuple[str, "subprocess.Popen[bytes]"]
 """A server's base URL and its process."""
 
@@ -71,6 +73,8 @@ class Capture:
         raw = folder / "raw"
         shutil.rmtree(folder, ignore_errors=True)
         raw.mkdir(parents=True)
+        if ctx.inputs.record == "moments":
+            _require_room(ctx, folder, config)
         settings = {
             "layer": f"model.layers.{about.layout.layers}.",
             "record": ctx.inputs.record,
@@ -116,6 +120,25 @@ def _sources(ctx: Context) -> dict[str, Path]:
     if ctx.inputs.record == "moments":
         found["checkpoint"] = Path(ctx.inputs.checkpoint)
     return found
+
+
+def _require_room(ctx: Context, folder: Path, config: dict[str, Any]) -> None:
+    """Raise unless the moments fit: stream.py has the arithmetic."""
+    experts, width = config["n_routed_experts"], config["hidden_size"]
+    moments = experts * (width**2 + config["moe_intermediate_size"] ** 2) * 9 // 4
+    memory = moments + experts * width * WAITING_BYTES
+    free = {
+        "memory": (memory, ctx.facts.get("memory", {}).get("available", memory)),
+        "disk": (moments, shutil.disk_usage(folder).free),
+    }
+    for what, (needed, available) in free.items():
+        if needed > available:
+            raise PreconditionNotMet(
+                f"the moments of {experts} experts need {needed / 1e9:.1f} GB of {what}, "
+                f"{available / 1e9:.1f} GB are free",
+                code=f"not_enough_{what}",
+                remedy="make room, or set `record: tokens`",
+            )
 
 
 def _prompts(path: Path, count: int, seed: int) -> list[list[dict[str, str]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import stat
 import sys
@@ -211,6 +212,23 @@ def test_failures_say_what_and_leave_no_server(record, mode, code, cause, tmp_pa
     assert not Capture().check(ctx).ok
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", ctx.inputs.port)) != 0
+
+
+def test_moments_that_do_not_fit_are_not_begun(tmp_path, monkeypatch):
+    ctx = capture(tmp_path)
+    ctx.facts = {"memory": {"available": 10_000}}
+    with pytest.raises(StepFailure) as failure:
+        Capture().apply(ctx)
+    assert failure.value.code == "not_enough_memory" and failure.value.exit_code == 3
+    ctx.facts = {}
+    full = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(StepFailure) as failure:
+        Capture().apply(ctx)
+    assert failure.value.code == "not_enough_disk"
+    assert not (tmp_path / "w/captures/server.log").exists()
+    ctx.inputs.record = "tokens"
+    Capture().apply(ctx)
 
 
 def test_a_model_without_a_block_is_not_served(tmp_path):

@@ -20,7 +20,7 @@ def digest(inputs: SimpleNamespace, version: str) -> str:
 
 
 def stats(folder: Path) -> Stats:
-    """Size and time of modification in nanoseconds of each file of a folder."""
+    """Size and time of modification in nanoseconds of each file of a folder, or of a file."""
     found: Stats = {}
     try:
         with os.scandir(folder) as entries:
@@ -30,6 +30,9 @@ def stats(folder: Path) -> Stats:
                     found[entry.name] = [status.st_size, status.st_mtime_ns]
     except FileNotFoundError:
         pass
+    except NotADirectoryError:
+        status = folder.stat()
+        found[folder.name] = [status.st_size, status.st_mtime_ns]
     return found
 
 

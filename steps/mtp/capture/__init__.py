@@ -115,8 +115,8 @@ class Capture:
 
 
 def _sources(ctx: Context) -> dict[str, Path]:
-    """The folders whose files the captures depend on."""
-    found = {"model": Path(ctx.inputs.model)}
+    """The files that the captures depend on."""
+    found = {"model": Path(ctx.inputs.model), "prompts": Path(ctx.inputs.prompts)}
     if ctx.inputs.record == "moments":
         found["checkpoint"] = Path(ctx.inputs.checkpoint)
     return found

@@ -157,7 +157,13 @@ def test_waits_for_the_moments(tmp_path):
     assert not (folder / "raw").exists()
     assert (5, 5, "prompts", "capturing") in ctx.seen
     assert ctx.seen[-1][2] == "experts"
-    (tmp_path / "upstream" / CONFIG).write_text("{ }")
+    for path in (tmp_path / "prompts.jsonl", tmp_path / "upstream" / CONFIG):
+        text = path.read_text()
+        path.write_text(text + " ")
+        assert Capture().check(ctx).reasons[0].code == "source_changed"
+        Capture().apply(ctx)
+        assert Capture().check(ctx).ok
+    (tmp_path / "prompts.jsonl").unlink()
     assert Capture().check(ctx).reasons[0].code == "source_changed"
 
 

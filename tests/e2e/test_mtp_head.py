@@ -1,7 +1,8 @@
 """The book mtp-head's way on a tiny model served by real vLLM: a stripped base gets its head back.
 
 The upstream head is stored as DeepSeek-V4 is released (FP4 experts, FP8 attention). Name the
-`vllm` program of a patched CPU build in RUNBOOK_E2E_VLLM.
+`vllm` program of a patched CPU build in RUNBOOK_E2E_VLLM. The model is a DeepSeek-V4 where the
+processor can serve one, else a DeepSeek-V3, as in the rehearsal.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx2
 import pytest
@@ -27,16 +30,39 @@ from runbook.steps.mtp.capture import Capture
 from runbook.steps.mtp.head import Assemble, Quantise
 from runbook.steps.mtp.lint import lint
 from runbook.steps.publish import checkpoint as published
-from runbook.steps.publish.checkpoint import v3
+from runbook.steps.publish.checkpoint import v3, v4
 from runbook.steps.publish.checkpoint.script import ANSWER
 
 VLLM = os.environ.get("RUNBOOK_E2E_VLLM", "")
 PORT = int(os.environ.get("RUNBOOK_E2E_PORT", "8197"))
 TARGET = "0.32.0-cpu"
-PREFIX = "model.layers.3.mlp.experts"
 ARGUMENTS = ["--max-model-len", "2048", "--max-num-seqs", "4"]
 ARGUMENTS += ["--kv-cache-memory-bytes", "268435456"]
-ENV = {"TRITON_INTERPRET": "0", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+ENV = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """`left`: what the linter says of the best that can be made."""
+
+    name: str
+    module: Any
+    prefix: str
+    arguments: tuple[str, ...]
+    env: dict[str, str]
+    left: tuple[str, ...] = ()
+
+
+V3 = Variant("v3", v3, "model.layers.3.mlp.experts", (), {"TRITON_INTERPRET": "0"})
+V4 = Variant(
+    "v4",
+    v4,
+    "mtp.0.ffn.experts",
+    ("--tokenizer-mode", "deepseek_v4", "--kv-cache-dtype", "fp8", "--block-size", "256"),
+    {},
+    ("swiglu_clamp",),
+)
+VARIANT = V4 if "avx512_bf16" in Path("/proc/cpuinfo").read_text() else V3
 
 pytestmark = [
     pytest.mark.e2e,
@@ -46,6 +72,9 @@ pytestmark = [
 
 def upstream(folder: Path) -> Path:
     """The model with its head, as released."""
+    if VARIANT is V4:
+        published.write(folder, "v4", format="native")
+        return folder
     folder.mkdir()
     published._save_shards(folder, v3.model(1), v3.head(1), "native")
     (folder / "config.json").write_text(json.dumps(v3.config(1)))
@@ -66,11 +95,15 @@ def run(step, workspace: Path, **values) -> dict:
 @contextmanager
 def served(model: str, log: Path) -> Iterator[str]:
     command = [VLLM, "serve", model, "--host", "127.0.0.1", "--port", str(PORT)]
-    command += ["--served-model-name", "m", "--enforce-eager", *ARGUMENTS]
+    command += ["--served-model-name", "m", "--enforce-eager", *ARGUMENTS, *VARIANT.arguments]
     command += ["--speculative-config", '{"method":"mtp","num_speculative_tokens":1}']
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, stdout=out, stderr=out, env={**os.environ, **ENV}, start_new_session=True
+            command,
+            stdout=out,
+            stderr=out,
+            env={**os.environ, **ENV, **VARIANT.env},
+            start_new_session=True,
         )
     url = f"http://127.0.0.1:{PORT}"
     try:
@@ -116,7 +149,7 @@ def same_inputs(python: str, native: str, moments: dict, tokens: dict) -> None:
     """The moments are those of the tokens, which another run of the server recorded."""
     assert moments["tokens"] == tokens["tokens"]
     script = Path(__file__).with_name("captures.py")
-    command = [python, str(script), native, PREFIX, moments["path"], tokens["path"]]
+    command = [python, str(script), native, VARIANT.prefix, moments["path"], tokens["path"]]
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     print(json.dumps(found))
     for expert in found:
@@ -130,20 +163,21 @@ def test_a_stripped_base_gets_its_head_back(tmp_path):
     python = str(Path(VLLM).with_name("python"))
     native = str(upstream(tmp_path / "upstream"))
     base = tmp_path / "base"
-    published.write(base, "v3", head=False)
+    published.write(base, VARIANT.name, head=False)
     assert "mtp_stripped" in {f.id for f in lint(base, TARGET)}
     work = tmp_path / "w"
     work.mkdir()
-    common = {"python": python, "checkpoint": native, "prefix": PREFIX, "device": "cpu"}
+    common = {"python": python, "checkpoint": native, "prefix": VARIANT.prefix, "device": "cpu"}
     rounded = run(Quantise(), work, **common, destination="rounded")
-    assert rounded["rounded_to_nearest"] == rounded["tensors"] == 24
+    assert rounded["rounded_to_nearest"] == rounded["tensors"] == 3 * VARIANT.module.EXPERTS
     sources = {"base": str(base), "upstream": native, "target": TARGET}
     draft = run(Assemble(), work, **sources, quantised=rounded["path"], destination="draft")
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"Prompt number {i}\n" for i in range(24)))
     serving = {"vllm": VLLM, "model": draft["path"], "prompts": str(prompts), "port": PORT}
-    serving |= {"count": 16, "max_tokens": 48, "arguments": ARGUMENTS, "env": [ENV]}
-    serving |= {"checkpoint": native, "prefix": PREFIX}
+    serving |= {"count": 16, "max_tokens": 48, "env": [ENV, VARIANT.env]}
+    serving |= {"arguments": [*ARGUMENTS, *VARIANT.arguments]}
+    serving |= {"checkpoint": native, "prefix": VARIANT.prefix}
     serving |= {"concurrency": 1}  # the order in which rows come decides which are held out
     captured = run(Capture(), work, **serving)
     assert captured["tokens"] > 16 * 10
@@ -151,15 +185,16 @@ def test_a_stripped_base_gets_its_head_back(tmp_path):
     assert not list((work / "captures").glob("tokens-*"))
     same_inputs(python, native, captured, dumped)
     made = run(
-        Quantise(), work, **common, calibration=captured["path"], destination="q", threshold=1
-    )
+        Quantise(), work, **common, calibration=captured["path"], destination="q", threshold=1,
+        unrouted="nearest",  # so few prompts need not reach all experts
+    )  # fmt: skip
     print(json.dumps(made))
     head = run(Assemble(), work, **sources, quantised=made["path"], destination="assembled")
-    assert head["findings"] == 0
     final = run(Mtp(), work, source=head["path"], target=TARGET)
-    assert final["head"] and final["findings"] == 0
+    left = [f.id for f in lint(Path(final["path"]), TARGET) if f.severity != "info"]
+    assert final["head"] and tuple(left) == VARIANT.left
     with served(final["path"], tmp_path / "server.log") as url:
         content, drafted, taken = accepted(url)
     assert content == "".join(ANSWER)
     # What the unquantised head would do, to the token.
-    assert (drafted, taken) == v3.SCRIPT.drafts(ANSWER)
+    assert (drafted, taken) == VARIANT.module.SCRIPT.drafts(ANSWER)

@@ -56,7 +56,7 @@ def _check(
 ) -> list[dict[str, Any]]:
     evaluator = Evaluator(book, workspace)
     redactor = Redactor(book["secrets"])
-    # Of each step, those nearest before it (or itself) that do not hold, and why.
+    # Of each step, those at or before it that are seen not to hold, and why.
     lacking: dict[str, dict[str, str]] = {}
     entries = []
     for step in considered(book["steps"], Selection(wanted, frozenset())):
@@ -68,10 +68,9 @@ def _check(
         look = evaluator.look(step, thorough, _progress(shown, name) if thorough else None)
         without = {k: why for need in step["needs"] for k, why in lacking[need].items()}
         state, reasons = _judge(look, without)
-        holds = state in ("satisfied", "inactive")
-        if holds:
+        if state in ("satisfied", "inactive"):
             evaluator.record_outputs(name, look.check.outputs)
-        lacking[name] = without if holds else {name: reasons[0].message}
+        lacking[name] = {name: reasons[0].message} if state == "unmet" else without
         if name not in wanted:
             continue
         entry = {

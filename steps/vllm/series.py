@@ -265,8 +265,8 @@ def examine(series: Series, read: Read, version: str) -> Examination:
     backwards over all of it. Where both fit (a hunk may match by chance elsewhere), the direction
     whose hunks are where they say is right. Else the patches are judged one by one.
     """
-    forward = _walk_forwards(series, _Tree(read), version)
-    backward = _walk_backwards(series, _Tree(read), version)
+    forward = _walk(series, _Tree(read), version)
+    backward = _walk(series, _Tree(read), version, backwards=True)
     if backward.fits and backward.moved_any:
         prefer = not (forward.fits and forward.moved_any)
         if prefer or backward.displacement < forward.displacement:
@@ -295,24 +295,15 @@ def unpatched(series: Series, read: Read, version: str) -> Mapping[str, bytes | 
     return found.base
 
 
-def _walk_forwards(series: Series, tree: _Tree, version: str) -> _Pass:
+def _walk(series: Series, tree: _Tree, version: str, *, backwards: bool = False) -> _Pass:
     findings = []
     displacement = 0
-    for patch in series.patches:
-        finding, moved = _forward(patch, tree, version)
+    for patch in reversed(series.patches) if backwards else series.patches:
+        move = _backward if backwards else _forward
+        finding, moved = move(patch, tree, version)
         findings.append(finding)
         displacement += moved
-    return _Pass(tuple(findings), tree, displacement)
-
-
-def _walk_backwards(series: Series, tree: _Tree, version: str) -> _Pass:
-    findings = []
-    displacement = 0
-    for patch in reversed(series.patches):
-        finding, moved = _backward(patch, tree, version)
-        findings.append(finding)
-        displacement += moved
-    return _Pass(tuple(reversed(findings)), tree, displacement)
+    return _Pass(tuple(findings[::-1] if backwards else findings), tree, displacement)
 
 
 def _mixed(series: Series, read: Read, version: str, forward: _Pass) -> Examination:
@@ -329,14 +320,14 @@ def _mixed(series: Series, read: Read, version: str, forward: _Pass) -> Examinat
         if finding.state == "applied" and not _fits_better(patch, base, version, moved):
             applied.add(patch.id)
             base = without
-    again = _walk_forwards(
+    again = _walk(
         replace(series, patches=tuple(p for p in series.patches if p.id in applied)),
         base.copy(),
         version,
     )
     if not again.fits or again.tree.differences():
         return Examination(forward.findings)
-    whole = _walk_forwards(series, base.copy(), version)
+    whole = _walk(series, base.copy(), version)
     findings = tuple(
         replace(f, state="applied") if f.patch.id in applied and f.state == "absent" else f
         for f in whole.findings

@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TREE := build/typecheck/runbook
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-header --no-annotate --extra build
 
@@ -10,9 +9,9 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 
 # Compiled by hand: an editable install is not, and starting the program would pay for it.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
-COMPILE = $(BIN)/python -m compileall -q runbook steps templates env
+COMPILE = $(BIN)/python -m compileall -q runbook
 
-$(VENV)/.ready: pyproject.toml setup.py env/requirements.txt
+$(VENV)/.ready: pyproject.toml env/requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name one: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --require-hashes --no-deps -r env/requirements.txt
@@ -36,14 +35,10 @@ fast: $(VENV)/.dev
 e2e: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "e2e or network"
 
-# mypy knows no package that is put together from several folders: show it one.
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf $(TREE) && mkdir -p $(TREE)
-	ln -s $(CURDIR)/runbook/* $(TREE)/
-	for name in steps templates env; do ln -s $(CURDIR)/$$name $(TREE)/$$name; done
-	cd build/typecheck && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p runbook
+	$(BIN)/mypy -p runbook
 
 schema: $(VENV)/.ready
 	$(BIN)/python -m runbook.document.schema > runbook/schemas/runbook.schema.json

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from runbook import human
@@ -100,7 +99,7 @@ def _judge(look: Look, without: Mapping[str, str]) -> tuple[str, tuple[Reason, .
         return "unknown", (Reason("upstream", f"depends on an earlier step: {why}"),)
     view = look.view(forced=False, runnable=False, last_attempt="")
     if without:
-        view = replace(view, changed=())  # their outputs are a part of what is compared
+        view = view._replace(changed=())  # their outputs are a part of what is compared
     decision = decide(view)
     remarks = (reason for reason in found.reasons if reason.severity != "error")
     return "satisfied" if found.ok else "unmet", (*decision.reasons, *remarks)

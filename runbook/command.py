@@ -30,12 +30,13 @@ class Command:
         return frozenset(outputs) if isinstance(outputs, dict) else frozenset()
 
     def check(self, ctx: Context) -> Check:
-        if os.path.lexists(_stamp(ctx, "began")):
+        if os.access(_stamp(ctx, "began"), os.F_OK):  # mostly not there: raises nothing
             return Check.unsatisfied(
                 Reason("unfinished", "the command was started and did not succeed")
             )
+        root = str(ctx.workspace)
         for name in _created(ctx):
-            if not os.path.lexists(os.path.join(ctx.workspace, name)):
+            if not os.path.lexists(os.path.join(root, name)):
                 return Check.unsatisfied(Reason("not_created", f"{name} is not there"))
         if ctx.inputs.check is not None:
             if reason := _probe(ctx):

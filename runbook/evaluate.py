@@ -160,9 +160,10 @@ class Evaluator:
         service's process is left out of it: who depends on that, names it in `with`."""
         self.outputs[step] = dict(outputs)
         self._scope["steps"][step] = {"outputs": self.outputs[step]}
-        lasting = {name: value for name, value in outputs.items() if name != "process"}
-        self._digests[step] = known or digest(lasting)
-        return self._digests[step]
+        if not known:
+            known = digest({name: value for name, value in outputs.items() if name != "process"})
+        self._digests[step] = known
+        return known
 
     def approval(self, step: Mapping[str, Any], check: Check) -> str:
         """The question that `approve` asks, rendered."""

@@ -170,7 +170,7 @@ class Executor:
             if blockers:
                 self._block(step, blockers)
                 continue
-            busy = name in self._retry_at or self._is_running(name)
+            busy = name in self._retry_at or (self._running and self._is_running(name))
             full = len(self._running) >= self.jobs
             if self.stopped_by or not ended or busy or full or not self._decide(step):
                 rest.append(step)
@@ -193,19 +193,19 @@ class Executor:
             self.evaluator.record_outputs(name, {})
             return True
         decision = self._decision(look)
-        fields: dict[str, Any] = {
-            "decision": decision.verb,
-            "reasons": [r.dump() for r in decision.reasons],
-        }
         if decision.verb == "skip":
             record = look.checkpoint
             known = record["outputs_digest"] if record is not None else ""
             same = record is not None and record["outputs"] == look.check.outputs
             self.evaluator.record_outputs(name, look.check.outputs, known if same else "")
             self._end(name, "satisfied", "skip", (*decision.reasons, *look.check.reasons))
-            fields["reasons"] += [r.dump() for r in look.check.reasons]
-            self.journal.append("step.satisfied", step=name, **fields)
+            reasons = self.steps[name]["reasons"]
+            self.journal.append("step.satisfied", step=name, decision="skip", reasons=reasons)
             return True
+        fields: dict[str, Any] = {
+            "decision": decision.verb,
+            "reasons": [r.dump() for r in decision.reasons],
+        }
         self._open()
         if decision.verb == "adopt":
             self.journal.append("step.satisfied", step=name, **fields)
@@ -521,6 +521,8 @@ class Executor:
 
     def error(self) -> dict[str, Any] | None:
         """The first thing that kept the run from its end, as an `error` object."""
+        if all(entry["state"] in SETTLED for entry in self.steps.values()) and not self.stopped_by:
+            return None
         if failed := self.of_state("failed"):
             return {**failed[0]["error"], "step": failed[0]["id"]}
         if self.stopped_by:

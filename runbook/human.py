@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,9 +33,14 @@ def is_terminal(stream: TextIO) -> bool:
 def paint(text: str, key: str) -> str:
     """Colour on a terminal (unless NO_COLOR is set), the text alone elsewhere."""
     colour = COLOURS.get(key)
-    if colour is None or not is_terminal(sys.stdout) or os.environ.get("NO_COLOR"):
+    if colour is None or not _in_colour(sys.stdout):
         return text
     return f"\033[{colour}m{text}\033[0m"
+
+
+@functools.cache
+def _in_colour(stream: TextIO) -> bool:
+    return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
 def table(rows: Iterable[Sequence[str]], key: int = 1) -> str:

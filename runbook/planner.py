@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from runbook.errors import USAGE, RunbookError
 from runbook.protocol import Check, Reason
@@ -32,8 +32,7 @@ class Selection:
     forced: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """What is known of one step when it is decided.
 
     `changed` names the parts of the fingerprint that differ from the checkpoint's;
@@ -110,6 +109,7 @@ def considered(steps: Sequence[Mapping[str, Any]], selection: Selection) -> list
 
 
 UPSTREAM = Decision("later", (Reason("upstream", "decided after an earlier step ran", "", "info"),))
+UP_TO_DATE = Decision("skip", (Reason("up_to_date", "up to date", "", "info"),))
 INACTIVE = Decision("inactive", (Reason("when", "its `when` is false", "", "info"),))
 
 
@@ -119,7 +119,7 @@ def decide(view: View) -> Decision:
     errors = tuple(r for r in check.reasons if r.severity == "error")
     if not view.runnable:
         if check.ok and not view.changed:
-            return Decision("skip", (_info("up_to_date", "up to date"),))
+            return UP_TO_DATE
         if check.ok:
             return Decision("skip", (_info("stale", "holds, but its definition has changed"),))
         return Decision("unmet", errors or (Reason("not_done", "not done yet"),))
@@ -139,7 +139,7 @@ def decide(view: View) -> Decision:
     if check.ok:
         if view.outputs_differ:
             return Decision("adopt", (_info("adopted", "found done, with other outputs"),))
-        return Decision("skip", (_info("up_to_date", "up to date"),))
+        return UP_TO_DATE
     if view.last_attempt == "interrupted":
         return Decision("run", (_info("interrupted", "continues where it stopped"), *errors))
     if view.last_attempt == "failed":

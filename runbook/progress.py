@@ -48,7 +48,9 @@ class Lines:
         self.print(text.rstrip())
 
     def print(self, text: str) -> None:
-        print(text, flush=self.flush)
+        sys.stdout.write(text + "\n")  # one write, where print makes two
+        if self.flush:
+            sys.stdout.flush()
 
     def begin(self, step: str) -> None:
         """Plain output tells of what has ended; what has begun, `event` tells."""

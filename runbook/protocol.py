@@ -54,22 +54,25 @@ class Work:
         return {"bytes": self.bytes, "seconds": self.seconds, "disk": self.disk}
 
 
+NO_WORK = Work()
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """The answer of `check`. `outputs` is given exactly when `ok`."""
 
     ok: bool
     reasons: tuple[Reason, ...] = ()
-    work: Work = field(default_factory=Work)
+    work: Work = NO_WORK
     outputs: Mapping[str, Json] = field(default_factory=dict)
 
     @classmethod
     def satisfied(cls, outputs: Mapping[str, Json] | None = None, *reasons: Reason) -> Check:
-        return cls(True, tuple(reasons), Work(), dict(outputs or {}))
+        return cls(True, reasons, NO_WORK, dict(outputs or {}))
 
     @classmethod
     def unsatisfied(cls, *reasons: Reason, work: Work | None = None) -> Check:
-        return cls(False, tuple(reasons), work or Work())
+        return cls(False, reasons, work or NO_WORK)
 
 
 class StepFailure(Exception):

@@ -32,6 +32,7 @@ class Workspace:
         self.checkpoints = self.state / "checkpoints"
         self.runs = self.state / "runs"
         self._index: dict[str, Any] | None = None
+        self._common: dict[str, Any] = {}
         self._index_file = self.state / "checkpoints.index.json"
         self._checkpoints = str(self.checkpoints)  # joining paths is slow, for thousands of steps
 
@@ -54,6 +55,10 @@ class Workspace:
         """The record of a step's last verified success; None if it never had one, or lost it."""
         if self._index is not None:
             record = self._index.get(step)
+            if record is not None:
+                record = {**self._common, **record}
+                if "inputs" not in record and "fingerprint" in record:
+                    record["inputs"] = record["fingerprint"]["with"]
         else:
             record = read_json(f"{self._checkpoints}/{step}.json")
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
@@ -66,14 +71,29 @@ class Workspace:
         if steps < MANY_STEPS:
             return
         index = read_json(self._index_file)
-        if isinstance(index, dict) and index.get("folder") == self._folder_time():
-            self._index = index["records"]
+        if not isinstance(index, dict) or "common" not in index:
+            return
+        if index["folder"] == self._folder_time():
+            self._index, self._common = index["records"], index["common"]
 
     def write_index(self, steps: Sequence[str]) -> None:
         if self._index is None and len(steps) >= MANY_STEPS:
             folder = self._folder_time()
             records = {step: record for step in steps if (record := self.checkpoint(step))}
-            text = json.dumps({"folder": folder, "records": records}, ensure_ascii=False)
+            # What all share stands once: parsing is a good part of a run that does nothing.
+            first = next(iter(records.values()), {})
+            common = {
+                key: value
+                for key, value in first.items()
+                if all(key in record and record[key] == value for record in records.values())
+            }
+            for record in records.values():
+                for key in common:
+                    del record[key]
+                if record.get("inputs", 0) == record.get("fingerprint", {}).get("with"):
+                    del record["inputs"]
+            index = {"folder": folder, "common": common, "records": records}
+            text = json.dumps(index, ensure_ascii=False, separators=(",", ":"))
             write_atomic(self._index_file, text.encode())
 
     def _folder_time(self) -> int | None:

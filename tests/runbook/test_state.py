@@ -86,6 +86,22 @@ def test_the_index_is_as_good_as_the_files_and_yields_to_them(workspace):
     assert later.checkpoint("s8") is None
 
 
+def test_the_index_gives_back_every_record_as_it_was_written(workspace):
+    """What records share, or repeat, is kept once and comes back in each of them."""
+    names = [f"s{n}" for n in range(MANY_STEPS)]
+    for n, name in enumerate(names):
+        record = {"package": "1", "attempt": n % 2, "inputs": {"n": n % 3}, "outputs": {}}
+        record |= {"fingerprint": {"with": {"n": n % 2}}} | ({"extra": 1} if n % 5 else {})
+        workspace.write_checkpoint(name, record, NOTHING)
+    workspace.write_index(names)
+    again = Workspace(workspace.root)
+    again.read_index(len(names))
+    whole = {name: workspace.checkpoint(name) for name in names}
+    for path in workspace.checkpoints.iterdir():
+        os.truncate(path, 0)
+    assert {name: again.checkpoint(name) for name in names} == whole
+
+
 def test_the_journal_counts_from_one_and_begins_with_what_waited(tmp_path):
     heard = []
     events = Journal(NOTHING, heard.append)

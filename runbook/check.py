@@ -15,6 +15,8 @@ from runbook.protocol import Reason
 from runbook.redact import Redactor
 from runbook.state import Workspace
 
+BROKEN = ("unmet", "unknown")
+
 
 def check(
     book: Mapping[str, Any],
@@ -22,9 +24,10 @@ def check(
     names: Sequence[str],
     deep: bool,
     quiet: bool,
-) -> dict[str, Any]:
-    """The state of the named steps (none: of all). A line is printed as each ends, unless `quiet`;
-    on a terminal a thorough check shows its progress.
+) -> tuple[dict[str, Any], list[str]]:
+    """The state of the named steps (none: of all), and the arguments of the run that makes them
+    hold. A line is printed as each ends, unless `quiet`; on a terminal a thorough check shows its
+    progress.
 
     What they need is looked at as well, quickly, for its outputs.
     """
@@ -34,16 +37,17 @@ def check(
     width = max(map(len, order))
     shown = None if quiet else reporter(width) if deep else Lines(width)
     try:
-        entries = _check(book, workspace, wanted, deep, shown)
+        entries, held_up = _check(book, workspace, wanted, deep, shown)
     finally:
         if shown is not None:
             shown.close()
-    return {
+    body = {
         "book": book["name"],
         "workspace": str(workspace.root),
         "deep": deep,
         "steps": entries,
     }
+    return body, _mending(entries, bool(names), deep, held_up)
 
 
 def _check(
@@ -52,12 +56,14 @@ def _check(
     wanted: frozenset[str],
     deep: bool,
     shown: Lines | None,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], bool]:
+    """What is found, and whether a step that does not hold depends on another that does not."""
     evaluator = Evaluator(book, workspace)
     redactor = Redactor(book["secrets"])
     # Of each step, those at or before it that are seen not to hold, and why.
     lacking: dict[str, dict[str, str]] = {}
     entries = []
+    held_up = False
     for step in considered(book["steps"], Selection(wanted, frozenset())):
         name = step["id"]
         thorough = deep and name in wanted
@@ -72,6 +78,7 @@ def _check(
         lacking[name] = {name: reasons[0].message} if state == "unmet" else without
         if name not in wanted:
             continue
+        held_up = held_up or bool(without and state in BROKEN)
         entry = {
             "id": name,
             "uses": step["uses"],
@@ -86,7 +93,20 @@ def _check(
             shown.end(name)
             took = human.duration(entry["seconds"]) if deep else ""
             shown.line(name, state, took, human.reason_text(entry["reasons"]))
-    return entries
+    return entries, held_up
+
+
+def _mending(
+    entries: Sequence[Mapping[str, Any]], chosen: bool, deep: bool, held_up: bool
+) -> list[str]:
+    """The named steps alone where that is enough. What only a thorough check sees, a run does not:
+    it must be told to run the step."""
+    broken = [entry["id"] for entry in entries if entry["state"] in BROKEN]
+    if chosen and not held_up:
+        return [word for name in broken for word in ("--only", name)]
+    unmet = [entry["id"] for entry in entries if entry["state"] == "unmet"]
+    force = [word for name in unmet for word in ("--force", name)] if deep else []
+    return [*force, "--until", broken[-1]] if chosen and broken else force
 
 
 def _judge(look: Look, without: Mapping[str, str]) -> tuple[str, tuple[Reason, ...]]:

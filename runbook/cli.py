@@ -304,9 +304,9 @@ def check(steps: tuple[str, ...], target: Target, as_json: bool, deep: bool) -> 
     from runbook import check as checking
     from runbook.envelope import document
 
-    body = checking.check(target.book, target.workspace, steps, deep, quiet=as_json)
-    unmet = [entry for entry in body["steps"] if entry["state"] in ("unmet", "unknown")]
-    follow = [target.command("run", *_mending(unmet, bool(steps), deep))]
+    body, mending = checking.check(target.book, target.workspace, steps, deep, quiet=as_json)
+    unmet = [entry for entry in body["steps"] if entry["state"] in checking.BROKEN]
+    follow = [target.command("run", *mending)]
     if not unmet:
         _answer(document("check", True, body, next=[target.command("status")]), as_json, _said)
         return errors.DONE
@@ -323,14 +323,6 @@ def check(steps: tuple[str, ...], target: Target, as_json: bool, deep: bool) -> 
     answer = document("check", False, body, error=error_data(error), next=follow)
     _answer(answer, as_json, _said)
     return error.exit_code
-
-
-def _mending(unmet: Sequence[Mapping[str, Any]], chosen: bool, deep: bool) -> list[str]:
-    """The arguments of the run that makes steps hold again. What only a thorough check sees, a
-    run by itself does not: it must be told to run the step."""
-    force = [e["id"] for e in unmet if deep and e["state"] == "unmet"]
-    until = ["--until", unmet[-1]["id"]] if chosen and unmet else []
-    return [*(word for name in force for word in ("--force", name)), *until]
 
 
 def _said(answer: Mapping[str, Any]) -> str:

@@ -79,9 +79,28 @@ def test_what_only_the_thorough_check_sees_is_mended_by_the_command_it_names(cha
     assert states(answer) == {"one": "unmet"}
     assert answer["deep"] is True
     (command,) = answer["next"]
-    assert command == f"runbook run {chain.book} --force one --until one"
+    assert command == f"runbook run {chain.book} --only one"
     chain.json(*shlex.split(command)[1:2], *shlex.split(command)[3:])
     chain.json("check", "--deep")
+
+
+def test_of_all_steps_those_that_a_thorough_check_refuses_are_forced(chain):
+    chain.json("run")
+    damage(chain, "one")
+    answer = chain.json("check", "--deep", code=3)
+    assert answer["next"] == [f"runbook run {chain.book} --force one"]
+
+
+def test_a_named_step_is_not_mended_before_what_it_needs(chain):
+    chain.json("run")
+    (chain.workspace / "two").unlink()
+    (chain.workspace / "three").unlink()
+    answer = chain.json("check", "three", code=3)
+    assert states(answer) == {"three": "unmet"}
+    assert answer["next"] == [f"runbook run {chain.book} --until three"]
+    (chain.workspace / "two").write_text("done")
+    answer = chain.json("check", "three", code=3)
+    assert answer["next"] == [f"runbook run {chain.book} --only three"]
 
 
 def test_only_the_named_steps_are_read_thoroughly(chain):

@@ -25,6 +25,7 @@ import pytest
 
 from runbook.context import StepContext
 from runbook.process import stop_session
+from runbook.protocol import StepFailure
 from runbook.steps.mtp import Mtp
 from runbook.steps.mtp.capture import Capture
 from runbook.steps.mtp.head import Assemble, Quantise
@@ -184,6 +185,11 @@ def test_a_stripped_base_gets_its_head_back(tmp_path):
     dumped = run(Capture(), work, **serving, record="tokens", destination="dumped")
     assert not list((work / "captures").glob("tokens-*"))
     same_inputs(python, native, captured, dumped)
+    elsewhere = {**serving, "prefix": "model.layers.9.mlp.experts", "count": 1}
+    with pytest.raises(StepFailure) as failure:
+        run(Capture(), work, **elsewhere, destination="failed")
+    assert failure.value.code == "capture_failed"
+    assert "no complete set of experts model.layers.9" in failure.value.cause
     made = run(
         Quantise(), work, **common, calibration=captured["path"], destination="q", threshold=1,
         unrouted="nearest",  # so few prompts need not reach all experts

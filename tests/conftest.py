@@ -133,3 +133,24 @@ def kill(pid: int) -> None:
 @pytest.fixture
 def cli(tmp_path):
     return Cli(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def vllm(tmp_path_factory) -> str:
+    """The `vllm` program of a patched build for CPUs: that of the rehearsal, made once, unless
+    RUNBOOK_E2E_VLLM names one. Its environment has torch."""
+    if given := os.environ.get("RUNBOOK_E2E_VLLM"):
+        return given
+    cli = Cli(tmp_path_factory.mktemp("vllm"), "rehearsal")
+    cli.environment["HOME"] = os.environ["HOME"]  # for the caches
+    if cache := os.environ.get("RUNBOOK_CACHE"):
+        cli.environment["RUNBOOK_CACHE"] = cache
+    cli.run("run", "--until", "build", timeout=1800)
+    checkpoint = cli.workspace / ".runbook" / "checkpoints" / "build.json"
+    return json.loads(checkpoint.read_text())["outputs"]["vllm"]
+
+
+@pytest.fixture(scope="session")
+def torch_python(vllm) -> str:
+    """An interpreter that has torch, safetensors and compressed-tensors."""
+    return str(Path(vllm).with_name("python"))

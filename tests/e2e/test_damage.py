@@ -34,12 +34,6 @@ DAMAGES = {
 }
 
 
-@pytest.fixture(scope="module")
-def vllm(rehearsal) -> str:
-    rehearsal.json("run", "--until", "build")
-    return rehearsal.checkpoint("build")["outputs"]["vllm"]
-
-
 def book(folder: Path, model: Path, vllm: str) -> Path:
     """Serve and smoke test as the rehearsal does, of another model."""
     shipped = yaml.safe_load((files("runbook") / "books" / "rehearsal.yaml").read_text())

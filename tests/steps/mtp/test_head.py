@@ -1,9 +1,8 @@
-"""The steps of the book mtp-head. The quantiser itself needs torch: name an interpreter that has
-it in TORCH_PYTHON."""
+"""The steps of the book mtp-head."""
 
 from __future__ import annotations
 
-import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +15,7 @@ from test_assemble import sources
 from runbook.context import StepContext
 from runbook.protocol import StepFailure
 from runbook.steps.mtp.head import Assemble, Quantise
-
-TORCH = os.environ.get("TORCH_PYTHON", "")
+from runbook.steps.mtp.lint import lint
 
 
 def context(step, workspace: Path, **values) -> StepContext:
@@ -118,17 +116,13 @@ about = {"kind": "tokens", "experts": 4, "limit": 10.0}
 """
 
 
-@pytest.mark.skipif(not TORCH, reason="TORCH_PYTHON names no interpreter with torch")
-def test_quantise_then_assemble(tmp_path):
-    import subprocess
-
-    from runbook.steps.mtp.lint import lint
-
-    ctx = quantisation(tmp_path, TORCH)
+@pytest.mark.e2e
+def test_quantise_then_assemble(torch_python, tmp_path):
+    ctx = quantisation(tmp_path, torch_python)
     with pytest.raises(StepFailure, match="quantised") as failure:
         Quantise().apply(ctx)
     assert "holds no calibration" in failure.value.cause
-    subprocess.run([TORCH, "-c", CAPTURE, str(tmp_path / "captures")], check=True)
+    subprocess.run([torch_python, "-c", CAPTURE, str(tmp_path / "captures")], check=True)
     Quantise().apply(ctx)
     check = Quantise().check(ctx)
     made = Quantise.Outputs(**check.outputs)

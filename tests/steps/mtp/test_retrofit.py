@@ -1,22 +1,26 @@
-"""Runs the quantiser's tests where torch is: name an interpreter with torch, safetensors, pytest
-and compressed-tensors in TORCH_PYTHON."""
+"""Runs the quantiser's tests where torch is: in the environment of a patched vLLM, with a pytest
+beside it."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-TORCH = os.environ.get("TORCH_PYTHON", "")
-
 
 @pytest.mark.e2e
-@pytest.mark.skipif(not TORCH, reason="TORCH_PYTHON names no interpreter with torch")
-def test_the_quantiser():
+def test_the_quantiser(torch_python, tmp_path):
     root = Path(__file__).parents[3]
-    command = [TORCH, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", ".", "-W", "ignore"]
-    command += ["--import-mode=importlib", "tests/steps/mtp/retrofit"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-4000:]
+    beside = tmp_path / "pytest"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(beside)]
+    subprocess.run([*install, f"pytest=={pytest.__version__}"], check=True)
+    command = [torch_python, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", "."]
+    command += ["-W", "ignore", "-rs", "--import-mode=importlib", "tests/steps/mtp/retrofit"]
+    environment = {**os.environ, "PYTHONPATH": str(beside)}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    # Without a C++ compiler some are left out; no library may be missing.
+    assert " passed" in done.stdout and "could not import" not in done.stdout, done.stdout

@@ -1,6 +1,6 @@
 """The quantiser runs where torch is; without torch its tests are skipped.
 
-TORCH_PYTHON -m pytest tests/steps/mtp/retrofit -c /dev/null --rootdir .
+PYTHON -m pytest tests/steps/mtp/retrofit -c /dev/null --rootdir . (test_retrofit.py does)
 """
 
 from __future__ import annotations

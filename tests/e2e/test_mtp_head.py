@@ -1,8 +1,7 @@
 """The book mtp-head's way on a tiny model served by real vLLM: a stripped base gets its head back.
 
-The upstream head is stored as DeepSeek-V4 is released (FP4 experts, FP8 attention). Name the
-`vllm` program of a patched CPU build in RUNBOOK_E2E_VLLM. The model is a DeepSeek-V4 where the
-processor can serve one, else a DeepSeek-V3, as in the rehearsal.
+The upstream head is stored as DeepSeek-V4 is released (FP4 experts, FP8 attention). The model is a
+DeepSeek-V4 where the processor can serve one, else a DeepSeek-V3, as in the rehearsal.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ from runbook.steps.mtp.lint import lint
 from runbook.steps.publish import checkpoint as published
 from runbook.steps.publish.checkpoint import v3, v4
 from runbook.steps.publish.checkpoint.script import ANSWER
+from tests.e2e.conftest import free_port
 
-VLLM = os.environ.get("RUNBOOK_E2E_VLLM", "")
-PORT = int(os.environ.get("RUNBOOK_E2E_PORT", "8197"))
+PORT = free_port()
 TARGET = "0.32.0-cpu"
 ARGUMENTS = ["--max-model-len", "2048", "--max-num-seqs", "4"]
 ARGUMENTS += ["--kv-cache-memory-bytes", "268435456"]
@@ -65,10 +64,7 @@ V4 = Variant(
 )
 VARIANT = V4 if "avx512_bf16" in Path("/proc/cpuinfo").read_text() else V3
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(not VLLM, reason="RUNBOOK_E2E_VLLM names no vllm program"),
-]
+pytestmark = pytest.mark.e2e
 
 
 def upstream(folder: Path) -> Path:
@@ -94,8 +90,8 @@ def run(step, workspace: Path, **values) -> dict:
 
 
 @contextmanager
-def served(model: str, log: Path) -> Iterator[str]:
-    command = [VLLM, "serve", model, "--host", "127.0.0.1", "--port", str(PORT)]
+def served(vllm: str, model: str, log: Path) -> Iterator[str]:
+    command = [vllm, "serve", model, "--host", "127.0.0.1", "--port", str(PORT)]
     command += ["--served-model-name", "m", "--enforce-eager", *ARGUMENTS, *VARIANT.arguments]
     command += ["--speculative-config", '{"method":"mtp","num_speculative_tokens":1}']
     with log.open("wb") as out:
@@ -160,22 +156,22 @@ def same_inputs(python: str, native: str, moments: dict, tokens: dict) -> None:
     assert sum(sum(expert["held"]) for expert in found) > 0
 
 
-def test_a_stripped_base_gets_its_head_back(tmp_path):
-    python = str(Path(VLLM).with_name("python"))
+def test_a_stripped_base_gets_its_head_back(tmp_path, vllm, torch_python):
     native = str(upstream(tmp_path / "upstream"))
     base = tmp_path / "base"
     published.write(base, VARIANT.name, head=False)
     assert "mtp_stripped" in {f.id for f in lint(base, TARGET)}
     work = tmp_path / "w"
     work.mkdir()
-    common = {"python": python, "checkpoint": native, "prefix": VARIANT.prefix, "device": "cpu"}
+    common = {"python": torch_python, "device": "cpu"}
+    common |= {"checkpoint": native, "prefix": VARIANT.prefix}
     rounded = run(Quantise(), work, **common, destination="rounded")
     assert rounded["rounded_to_nearest"] == rounded["tensors"] == 3 * VARIANT.module.EXPERTS
     sources = {"base": str(base), "upstream": native, "target": TARGET}
     draft = run(Assemble(), work, **sources, quantised=rounded["path"], destination="draft")
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"Prompt number {i}\n" for i in range(24)))
-    serving = {"vllm": VLLM, "model": draft["path"], "prompts": str(prompts), "port": PORT}
+    serving = {"vllm": vllm, "model": draft["path"], "prompts": str(prompts), "port": PORT}
     serving |= {"count": 16, "max_tokens": 48, "env": [ENV, VARIANT.env]}
     serving |= {"arguments": [*ARGUMENTS, *VARIANT.arguments]}
     serving |= {"checkpoint": native, "prefix": VARIANT.prefix}
@@ -184,7 +180,7 @@ def test_a_stripped_base_gets_its_head_back(tmp_path):
     assert captured["tokens"] > 16 * 10
     dumped = run(Capture(), work, **serving, record="tokens", destination="dumped")
     assert not list((work / "captures").glob("tokens-*"))
-    same_inputs(python, native, captured, dumped)
+    same_inputs(torch_python, native, captured, dumped)
     elsewhere = {**serving, "prefix": "model.layers.9.mlp.experts", "count": 1}
     with pytest.raises(StepFailure) as failure:
         run(Capture(), work, **elsewhere, destination="failed")
@@ -199,7 +195,7 @@ def test_a_stripped_base_gets_its_head_back(tmp_path):
     final = run(Mtp(), work, source=head["path"], target=TARGET)
     left = [f.id for f in lint(Path(final["path"]), TARGET) if f.severity != "info"]
     assert final["head"] and tuple(left) == VARIANT.left
-    with served(final["path"], tmp_path / "server.log") as url:
+    with served(vllm, final["path"], tmp_path / "server.log") as url:
         content, drafted, taken = accepted(url)
     assert content == "".join(ANSWER)
     # What the unquantised head would do, to the token.

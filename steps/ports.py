@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from runbook.protocol import PreconditionNotMet
+
 LISTEN = "0A"
 
 
@@ -34,6 +36,20 @@ def in_use(host: str, port: int) -> bool:
         except OSError:
             return True
     return False
+
+
+def require_free(host: str, port: int, step: str) -> None:
+    """Raises `PreconditionNotMet`, naming who listens there, unless a server of `step` could."""
+    if not in_use(host, port):
+        return
+    found = holder(port)
+    kill = f"`kill {found.pid}`" if found and found.pid else "ask its owner"
+    raise PreconditionNotMet(
+        f"port {port} is in use by {found or 'another process'}",
+        code="port_in_use",
+        cause="the server cannot listen where another process does",
+        remedy=f"end it ({kill}) or choose another `port` for the step {step}",
+    )
 
 
 def holder(port: int) -> Holder | None:

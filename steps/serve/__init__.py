@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from runbook.protocol import Check, Context, Model, PreconditionNotMet, Reason, StepFailure, Work
+from runbook.protocol import Check, Context, Model, Reason, StepFailure, Work
 from runbook.steps import endpoint
 from runbook.steps.serve.command import differences, effective, spec
 from runbook.steps.service import Service
@@ -110,12 +110,13 @@ class Serve:
         return running.alive()
 
     def _start(self, ctx: Context, inputs: SimpleNamespace, here: Path) -> Service:
+        from runbook.steps import ports
         from runbook.steps.serve.readiness import require_model_folder
         from runbook.steps.serve.supervisor import SystemdUser, supervisor
 
         require_model_folder(Path(inputs.model), inputs.speculative_config)
         _require_program(Path(inputs.vllm))
-        _require_port(inputs.host, inputs.port)
+        ports.require_free(inputs.host, inputs.port, ctx.step)
         keeper = supervisor(inputs.supervisor)
         ctx.log(f"start vLLM ({keeper.kind}), log {here / 'server.log'}")
         if keeper.kind == "systemd-user" and not SystemdUser.lingers():
@@ -192,18 +193,3 @@ def _require_program(vllm: Path) -> None:
             cause="there is no such program",
             remedy="`runbook run --from build`",
         )
-
-
-def _require_port(host: str, port: int) -> None:
-    from runbook.steps import ports
-
-    if not ports.in_use(host, port):
-        return
-    holder = ports.holder(port)
-    kill = f"`kill {holder.pid}`" if holder and holder.pid else "ask its owner"
-    raise PreconditionNotMet(
-        f"port {port} is in use by {holder or 'another process'}",
-        code="port_in_use",
-        cause="the server cannot listen where another process does",
-        remedy=f"end it ({kill}) or choose another `port` for the serve step",
-    )

@@ -25,6 +25,9 @@ from runbook.steps.mtp import head
 from runbook.steps.mtp.capture import plugin
 
 NAME = "capture"
+HOST = "127.0.0.1"
+SERVER = "server.json"
+"""The identity of the server, by which one that outlived its capture is ended."""
 ENTRY = "[vllm.general_plugins]\nrunbook_capture = runbook_capture:register\n"
 STOP_SECONDS = 60
 START_SECONDS = 3600
@@ -52,6 +55,7 @@ class Capture:
         )
 
     def apply(self, ctx: Context) -> None:
+        from runbook.steps import ports
         from runbook.steps.mtp.capture.results import CaptureError, collect
         from runbook.steps.mtp.checkpoint import CheckpointError, open_folder
         from runbook.steps.mtp.lint import subject
@@ -71,6 +75,8 @@ class Capture:
         prompts = _prompts(Path(ctx.inputs.prompts), ctx.inputs.count, ctx.inputs.seed)
         config = about.checkpoint.config
         raw = folder / "raw"
+        _stop_left(ctx, folder)
+        ports.require_free(HOST, ctx.inputs.port, ctx.step)
         shutil.rmtree(folder, ignore_errors=True)
         raw.mkdir(parents=True)
         if ctx.inputs.record == "moments":
@@ -111,6 +117,7 @@ class Capture:
         head.record(ctx, self.version, folder, _sources(ctx), tokens=tokens)
 
     def undo(self, ctx: Context) -> None:
+        _stop_left(ctx, head.place(ctx))
         head.remove(head.place(ctx))
 
 
@@ -176,8 +183,11 @@ def _plugin(folder: Path) -> Path:
 @contextmanager
 def _served(ctx: Context, folder: Path, raw: Path) -> Iterator[Server]:
     """The model served eagerly with the plugin, once it is healthy."""
+    from runbook.files import write_json
+    from runbook.process import Identity
+
     given = ctx.inputs
-    command = [given.vllm, "serve", given.model, "--host", "127.0.0.1", "--port", str(given.port)]
+    command = [given.vllm, "serve", given.model, "--host", HOST, "--port", str(given.port)]
     command += ["--served-model-name", NAME, "--enforce-eager"]
     command += ["--speculative-config", json.dumps({"method": "mtp", "num_speculative_tokens": 1})]
     command += [str(argument) for argument in given.arguments]
@@ -195,11 +205,14 @@ def _served(ctx: Context, folder: Path, raw: Path) -> Iterator[Server]:
             command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
     try:
-        url = f"http://127.0.0.1:{given.port}"
+        if identity := Identity.of(server.pid):
+            write_json(folder / SERVER, identity.dump())
+        url = f"http://{HOST}:{given.port}"
         _await(ctx, server, url, log)
         yield url, server
     finally:
         _stop(server)
+        (folder / SERVER).unlink(missing_ok=True)
 
 
 def _joined(folders: list[str | None]) -> str:
@@ -294,6 +307,19 @@ def _finish(ctx: Context, server: Server, raw: Path, experts: int) -> None:
             )
         ctx.progress(count, experts, "experts", "writing the moments")
         time.sleep(plugin.POLL)
+
+
+def _stop_left(ctx: Context, folder: Path) -> None:
+    """End the server of a capture that was killed: it holds the port, and the GPUs' memory."""
+    from runbook.process import Identity, stop_session
+
+    try:
+        left = Identity.load(json.loads((folder / SERVER).read_text()))
+    except (OSError, ValueError):
+        return
+    if left is not None and left.alive():
+        ctx.log(f"stop process {left.pid}, the server of an interrupted capture")
+        stop_session(left.pid, STOP_SECONDS)
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

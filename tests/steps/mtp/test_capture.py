@@ -6,9 +6,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import stat
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +19,9 @@ import pytest
 import tiny
 from test_head import context
 
-from runbook.process import session_members
-from runbook.protocol import StepFailure
+from runbook.process import Identity, session_members
+from runbook.protocol import PreconditionNotMet, StepFailure
+from runbook.steps import ports
 from runbook.steps.mtp import capture as step
 from runbook.steps.mtp.capture import Capture
 from runbook.steps.mtp.capture.results import CaptureError, collect
@@ -141,6 +145,27 @@ def test_captures_what_the_server_recorded(tmp_path, monkeypatch):
     assert Capture().check(ctx).reasons[0].code == "source_changed"
     Capture().undo(ctx)
     assert not folder.exists()
+
+
+def test_the_server_of_a_killed_capture_is_ended(tmp_path):
+    ctx = capture(tmp_path)
+    command = [sys.executable, "-m", "http.server", str(ctx.inputs.port), "--bind", "127.0.0.1"]
+    left = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        while not ports.in_use("127.0.0.1", ctx.inputs.port):
+            time.sleep(0.01)
+        with pytest.raises(PreconditionNotMet, match=f"process {left.pid}") as failure:
+            Capture().apply(ctx)
+        assert failure.value.code == "port_in_use"
+        folder = tmp_path / "w/captures"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "server.json").write_text(json.dumps(Identity.of(left.pid).dump()))
+        Capture().apply(ctx)
+        assert left.wait(5) == -signal.SIGTERM
+        assert Capture().check(ctx).ok
+        assert not (folder / "server.json").exists()
+    finally:
+        left.kill()
 
 
 def test_waits_for_the_moments(tmp_path):

@@ -59,6 +59,23 @@ class Target:
                 words += ["--set", item]
         return shlex.join(words)
 
+    def answer(
+        self,
+        kind: str,
+        ok: bool,
+        body: Mapping[str, Any],
+        *,
+        error: Mapping[str, Any] | None = None,
+        next: Sequence[str],
+    ) -> dict[str, Any]:
+        """The answer of a verb, its remedies completed."""
+        from runbook import remedies
+        from runbook.envelope import document
+
+        answer = document(kind, ok, body, error=error, next=next)
+        completed: dict[str, Any] = remedies.complete(answer, self.command)
+        return completed
+
 
 def invoke(arguments: list[str]) -> int:
     """Run the program; returns its exit code. Nothing that fails shows a traceback."""
@@ -202,7 +219,16 @@ def options(
         def verb(
             book: str | None, workspace: Path | None, sets: tuple[str, ...] = (), **rest: Any
         ) -> Any:
-            return function(target=Target(book, workspace, sets, validate_only), **rest)
+            target = Target(book, workspace, sets, validate_only)
+            try:
+                return function(target=target, **rest)
+            except RunbookError as problem:
+                from runbook import remedies
+
+                if problem.code == "unknown_step" and not positional:
+                    problem.remedy += "; another runbook is named with `--book`"
+                problem.remedy = remedies.text(problem.remedy, target.command)
+                raise
 
         return functools.reduce(lambda decorated, option: option(decorated), shared, verb)
 
@@ -242,10 +268,8 @@ def cli() -> None:
 @options(sets=True, validate_only=True)
 def validate(target: Target, as_json: bool) -> None:
     """Check the document only."""
-    from runbook.envelope import document
-
     body = {"book": target.book["name"], "source": target.book["source"], "errors": []}
-    answer = document("validate", True, body, next=[target.command("plan")])
+    answer = target.answer("validate", True, body, next=[target.command("plan")])
     _answer(answer, as_json, lambda a: f"{a['source']}: valid")
 
 
@@ -284,14 +308,13 @@ def plan(
 ) -> int:
     """Show what a run would do, why, and what it costs."""
     from runbook import human
-    from runbook.envelope import document
     from runbook.plan import plan as make_plan
     from runbook.planner import select
 
     selection = select(target.book["steps"], **chosen)
     body = make_plan(target.book, target.workspace, selection, deep)
     follow = [target.command("run")] if body["would_run"] else [target.command("status")]
-    _answer(document("plan", True, body, next=follow), as_json, human.plan)
+    _answer(target.answer("plan", True, body, next=follow), as_json, human.plan)
     return errors.WORK_FOUND if use_exit_code and body["would_run"] else errors.DONE
 
 
@@ -302,13 +325,12 @@ def plan(
 def check(steps: tuple[str, ...], target: Target, as_json: bool, deep: bool) -> int:
     """Check whether steps hold (default: all), and change nothing; 3 if one does not."""
     from runbook import check as checking
-    from runbook.envelope import document
 
     body, mending = checking.check(target.book, target.workspace, steps, deep, quiet=as_json)
     unmet = [entry for entry in body["steps"] if entry["state"] in checking.BROKEN]
     follow = [target.command("run", *mending)]
     if not unmet:
-        _answer(document("check", True, body, next=[target.command("status")]), as_json, _said)
+        _answer(target.answer("check", True, body, next=[target.command("status")]), as_json, _said)
         return errors.DONE
     first = next((entry for entry in unmet if entry["state"] == "unmet"), unmet[0])
     reason = first["reasons"][0]
@@ -320,7 +342,7 @@ def check(steps: tuple[str, ...], target: Target, as_json: bool, deep: bool) -> 
         cause=f"{first['id']}: {reason['message']}",
         remedy=reason["remedy"] or follow[0],
     )
-    answer = document("check", False, body, error=error_data(error), next=follow)
+    answer = target.answer("check", False, body, error=error_data(error), next=follow)
     _answer(answer, as_json, _said)
     return error.exit_code
 
@@ -352,7 +374,6 @@ def run(
     selection = select(target.book["steps"], **chosen)
     if detach:
         return _detach(target, as_json)
-    from runbook.envelope import document
     from runbook.runner import execute
 
     try:
@@ -372,7 +393,9 @@ def run(
         as_json=as_json,
     )
     follow = _after_run(target, code, answer, chosen)
-    final = document("run", code == errors.DONE, answer["body"], error=answer["error"], next=follow)
+    final = target.answer(
+        "run", code == errors.DONE, answer["body"], error=answer["error"], next=follow
+    )
     if as_json:
         _print_json(final)
     else:
@@ -424,7 +447,6 @@ def _detach(target: Target, as_json: bool) -> int:
     import subprocess
     import tempfile
 
-    from runbook.envelope import document
     from runbook.files import read_json
 
     target.workspace.create()
@@ -445,7 +467,7 @@ def _detach(target: Target, as_json: bool) -> int:
             if isinstance(holder, dict) and holder.get("pid") == child.pid and holder["run"]:
                 follow = [target.command("wait", "--timeout", "60"), target.command("status")]
                 body = {"run": holder["run"], "detached": True}
-                answer = document("run", True, body, next=follow)
+                answer = target.answer("run", True, body, next=follow)
                 _answer(answer, as_json, lambda a: f"run {a['run']}\nnext: {a['next'][0]}")
                 return errors.DONE
             time.sleep(0.01)
@@ -468,11 +490,10 @@ def _detach(target: Target, as_json: bool) -> int:
 def status(target: Target, as_json: bool) -> None:
     """Show where each step stands."""
     from runbook import human
-    from runbook.envelope import document
     from runbook.status import status as read_status
 
     body = read_status(target.book, target.workspace)
-    answer = document("status", True, body, next=_after_status(target, body))
+    answer = target.answer("status", True, body, next=_after_status(target, body))
     _answer(answer, as_json, human.status)
 
 
@@ -497,7 +518,6 @@ def _after_status(target: Target, body: Mapping[str, Any]) -> list[str]:
 def wait(target: Target, as_json: bool, timeout: float | None, since: int | None) -> int:
     """Wait for the run that is going on; its exit code, or 7 if it takes longer."""
     from runbook import human, journal
-    from runbook.envelope import document
     from runbook.status import latest_run
     from runbook.status import status as read_status
 
@@ -551,7 +571,7 @@ def wait(target: Target, as_json: bool, timeout: float | None, since: int | None
         error = record.result if record is not None else None
     if code != errors.STILL_RUNNING:
         follow = _after_status(target, body)
-    answer = document("wait", code == errors.DONE, body, error=error, next=follow)
+    answer = target.answer("wait", code == errors.DONE, body, error=error, next=follow)
     lines = [human.event(item) for item in found]
     _answer(answer, as_json, lambda a: "\n".join([*lines, human.status(a)]))
     return code
@@ -576,7 +596,6 @@ def logs(
     """Show the log of a step's attempt."""
     from runbook import human
     from runbook import logs as reading
-    from runbook.envelope import document
     from runbook.planner import require_steps
 
     order = require_steps(target.book["steps"], step)
@@ -604,7 +623,7 @@ def logs(
         "lines": lines,
         "diagnosis": diagnosis,
     }
-    answer = document("logs", True, body, next=[target.command("status")])
+    answer = target.answer("logs", True, body, next=[target.command("status")])
     _answer(answer, as_json, human.logs)
 
 
@@ -617,7 +636,6 @@ def logs(
 def events(target: Target, as_json: bool, since: int, follow: bool) -> None:
     """Show the events of the latest run."""
     from runbook import human, journal
-    from runbook.envelope import document
     from runbook.status import latest_run, run_data, run_state
 
     latest = target.workspace.latest()
@@ -638,7 +656,7 @@ def events(target: Target, as_json: bool, since: int, follow: bool) -> None:
         "events": found,
         "seq": found[-1]["seq"] if found else since,
     }
-    answer = document("events", True, body, next=[target.command("status")])
+    answer = target.answer("events", True, body, next=[target.command("status")])
     _answer(answer, as_json, lambda a: "\n".join(human.event(item) for item in a["events"]))
 
 
@@ -647,10 +665,9 @@ def events(target: Target, as_json: bool, since: int, follow: bool) -> None:
 def cancel(target: Target, as_json: bool) -> None:
     """End the run that is going on, and everything it started."""
     from runbook.cancel import cancel as end
-    from runbook.envelope import document
 
     body = end(target.workspace)
-    answer = document("cancel", True, body, next=[target.command("run")])
+    answer = target.answer("cancel", True, body, next=[target.command("run")])
     _answer(
         answer,
         as_json,
@@ -665,7 +682,6 @@ def cancel(target: Target, as_json: bool) -> None:
 def destroy(steps: tuple[str, ...], target: Target, as_json: bool, yes: bool) -> int:
     """Undo steps, last first. Shows its plan; `--yes` carries it out."""
     from runbook import undo
-    from runbook.envelope import document
 
     entries = undo.plan(target.book, target.workspace, steps)
     error: dict[str, Any] | None = None
@@ -690,7 +706,7 @@ def destroy(steps: tuple[str, ...], target: Target, as_json: bool, yes: bool) ->
         "workspace": str(target.workspace.root),
         "steps": entries,
     }
-    answer = document("destroy", code == errors.DONE, body, error=error, next=follow)
+    answer = target.answer("destroy", code == errors.DONE, body, error=error, next=follow)
     _answer(answer, as_json, undo.human)
     return code
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from runbook import remedies
 from runbook.errors import INTERNAL, RunbookError, error_data
 from runbook.executor import Executor
 from runbook.planner import Selection
@@ -63,7 +64,7 @@ def execute(
         jobs=jobs,
         approved=approved,
         approve_all=approve_all,
-        listener=deaf(listener),
+        listener=deaf(lambda event: listener(remedies.complete(event, command))),
         on_progress=deaf(on_progress),
     )
     error: dict[str, Any] | None

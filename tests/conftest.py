@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -87,6 +88,8 @@ class Cli:
         assert answer["ok"] == (process.returncode in (0, 4))
         for command in answer["next"]:
             assert command.startswith("runbook ")
+        if self.book is not None:  # commands in remedies say which book
+            assert not re.search(r"`runbook (run|wait|cancel|status)( -[^`]*)?`", process.stdout)
         return answer
 
     def start(self, verb: str, *arguments: str) -> subprocess.Popen:

@@ -70,6 +70,7 @@ def test_every_verb_refuses_a_bad_document_in_json(cli, verb):
 def test_verbs_on_steps_refuse_unknown_ones(two, verb):
     answer = two.json(verb, "tow", code=2)
     assert answer["error"]["message"] == "there is no step `tow`; did you mean `two`?"
+    assert answer["error"]["remedy"].endswith("another runbook is named with `--book`")
 
 
 def test_logs_of_a_step_that_never_ran(two):

@@ -1,0 +1,43 @@
+"""Completing the commands that a remedy names, so that they may be run as they stand."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# The verbs that work on a book: those that are given it as an argument, and by `--book`.
+POSITIONAL = frozenset({"validate", "plan", "run", "status", "wait", "events", "cancel"})
+OPTIONAL = frozenset({"check", "logs", "destroy"})
+
+_COMMAND = re.compile(r"`runbook ([a-z]+)((?: [^`]*)?)`")
+
+
+def complete(value: Any, command: Callable[..., str]) -> Any:
+    """The same data, with every `remedy` in it completed by `text`."""
+    if isinstance(value, Mapping):
+        return {
+            key: text(item, command) if key == "remedy" else complete(item, command)
+            for key, item in value.items()
+        }
+    return [complete(item, command) for item in value] if isinstance(value, list) else value
+
+
+def text(remedy: str, command: Callable[..., str]) -> str:
+    """A remedy whose commands in backticks name the book, workspace and inputs.
+
+    The engine and the steps write "`runbook run --from build`", for they do not know how the
+    program was called; `command` does, given a verb and its arguments. A command that names its
+    book already stays as it is.
+    """
+
+    def completed(found: re.Match[str]) -> str:
+        verb, arguments = found[1], shlex.split(found[2])
+        if verb in POSITIONAL and (not arguments or arguments[0].startswith("-")):
+            return f"`{command(verb, *arguments)}`"
+        if verb in OPTIONAL and "--book" not in arguments:
+            return f"`{command(verb, *arguments, positional=False)}`"
+        return found[0]
+
+    return _COMMAND.sub(completed, remedy)

@@ -50,7 +50,7 @@ def table(rows: Iterable[Sequence[str]], key: int = 1) -> str:
         return ""
     count = len(rows[0])
     widths = [max(len(row[i]) for row in rows) for i in range(count - 1)]
-    width = os.get_terminal_size(sys.stdout.fileno()).columns if is_terminal(sys.stdout) else 0
+    width = _width()
     room = width - sum(widths) - 2 * count if width else 0
     lines = []
     for row in rows:
@@ -63,6 +63,22 @@ def table(rows: Iterable[Sequence[str]], key: int = 1) -> str:
             last = last[: room - 1] + "…"
         lines.append(("  " + "  ".join([*cells, last])).rstrip())
     return "\n".join(lines)
+
+
+def _width() -> int:
+    """Columns of the terminal; 0 if there is none."""
+    return os.get_terminal_size(sys.stdout.fileno()).columns if is_terminal(sys.stdout) else 0
+
+
+def hanging(text: str, indent: int) -> str:
+    """Text that begins at column `indent`, wrapped there to the terminal's width between words."""
+    room = _width() - indent
+    if room < 20 or len(text) <= room:
+        return text
+    import textwrap
+
+    lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
+    return ("\n" + " " * indent).join(lines)
 
 
 def size(count: float) -> str:

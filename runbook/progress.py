@@ -44,6 +44,7 @@ class Lines:
             self.line(step, "failed", took, event["error"]["message"] + note)
 
     def line(self, step: str, state: str, took: str, detail: str) -> None:
+        detail = human.hanging(detail, self.width + 27)
         text = f"  {step:<{self.width}}  {human.paint(f'{state:<9}', state)}  {took:>10}  {detail}"
         self.print(text.rstrip())
 
@@ -111,7 +112,7 @@ class Live(Lines):
     def print(self, text: str) -> None:
         from rich.text import Text
 
-        self._progress.console.print(Text.from_ansi(text), no_wrap=True, overflow="ellipsis")
+        self._progress.console.print(Text.from_ansi(text), soft_wrap=True)
 
     def close(self) -> None:
         self._progress.stop()

@@ -228,6 +228,7 @@ def options(
                 if problem.code == "unknown_step" and not positional:
                     problem.remedy += "; another runbook is named with `--book`"
                 problem.remedy = remedies.text(problem.remedy, target.command)
+                problem.next = tuple(remedies.line(one, target.command) for one in problem.next)
                 raise
 
         return functools.reduce(lambda decorated, option: option(decorated), shared, verb)
@@ -376,11 +377,7 @@ def run(
         return _detach(target, as_json)
     from runbook.runner import execute
 
-    try:
-        lock = target.workspace.acquire()
-    except RunbookError as problem:
-        problem.next = tuple(target.command(verb) for verb in ("wait", "status", "cancel"))
-        raise
+    lock = target.workspace.acquire()
     answer, code = execute(
         target.book,
         target.workspace,

@@ -1,4 +1,4 @@
-"""Completing the commands that a remedy names, so that they may be run as they stand."""
+"""Completing the commands that errors name, so that they may be run as they stand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 POSITIONAL = frozenset({"validate", "plan", "run", "status", "wait", "events", "cancel"})
 OPTIONAL = frozenset({"check", "logs", "destroy"})
 
-_COMMAND = re.compile(r"`runbook ([a-z]+)((?: [^`]*)?)`")
+_COMMAND = re.compile(r"`(runbook [^`]+)`")
 
 
 def complete(value: Any, command: Callable[..., str]) -> Any:
@@ -25,19 +25,20 @@ def complete(value: Any, command: Callable[..., str]) -> Any:
 
 
 def text(remedy: str, command: Callable[..., str]) -> str:
-    """A remedy whose commands in backticks name the book, workspace and inputs.
+    """A remedy whose commands, which stand in backticks, are completed by `line`."""
+    return _COMMAND.sub(lambda found: f"`{line(found[1], command)}`", remedy)
 
-    The engine and the steps write "`runbook run --from build`", for they do not know how the
-    program was called; `command` does, given a verb and its arguments. A command that names its
-    book already stays as it is.
+
+def line(given: str, command: Callable[..., str]) -> str:
+    """A command line that names the book, workspace and inputs.
+
+    The engine and the steps write "runbook run --from build", for they do not know how the program
+    was called; `command` does, given a verb and its arguments. A command that names its book
+    already, or needs none, stays as it is.
     """
-
-    def completed(found: re.Match[str]) -> str:
-        verb, arguments = found[1], shlex.split(found[2])
-        if verb in POSITIONAL and (not arguments or arguments[0].startswith("-")):
-            return f"`{command(verb, *arguments)}`"
-        if verb in OPTIONAL and "--book" not in arguments:
-            return f"`{command(verb, *arguments, positional=False)}`"
-        return found[0]
-
-    return _COMMAND.sub(completed, remedy)
+    _, verb, *arguments = shlex.split(given)
+    if verb in POSITIONAL and (not arguments or arguments[0].startswith("-")):
+        return command(verb, *arguments)
+    if verb in OPTIONAL and "--book" not in arguments:
+        return command(verb, *arguments, positional=False)
+    return given

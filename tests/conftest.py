@@ -88,7 +88,8 @@ class Cli:
         assert answer["ok"] == (process.returncode in (0, 4))
         for command in answer["next"]:
             assert command.startswith("runbook ")
-        if self.book is not None:  # commands in remedies say which book
+            assert self.book is None or verb == "list" or str(self.book) in command
+        if self.book is not None:  # as do those in remedies
             assert not re.search(r"`runbook (run|wait|cancel|status)( -[^`]*)?`", process.stdout)
         return answer
 

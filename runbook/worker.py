@@ -113,7 +113,7 @@ def _run_step(
     os.close(print_end)
     faulthandler.enable()
     signal.signal(signal.SIGTERM, _cancel)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, _disregard)
 
     def tell(**message: Any) -> None:
         _tell(tell_end, json.dumps(message).encode() + b"\n")
@@ -155,8 +155,12 @@ def _run_step(
 
 
 def _cancel(number: int, frame: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _disregard)
     raise Cancelled
+
+
+def _disregard(number: int, frame: object) -> None:
+    """Unlike SIG_IGN, not inherited by what the step starts: a server is asked to end by SIGINT."""
 
 
 def _apply(spec: dict[str, Any], secrets: frozenset[str], tell: Any) -> dict[str, Any]:

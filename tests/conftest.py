@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+# A shell that starts the tests in the background has SIGINT ignored, which servers would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 SCHEMAS = Path(__file__).parents[1] / "runbook" / "schemas"
 
 

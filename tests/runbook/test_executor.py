@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+import subprocess
 import time
 
 import pytest
@@ -380,3 +381,14 @@ def test_inputs_are_validated_when_their_values_are_known(cli):
     assert answer["error"]["code"] == "invalid_inputs"
     assert "with.seconds" in answer["error"]["message"]
     assert answer["error"]["where"].startswith(str(cli.book))
+
+
+def test_what_a_step_starts_heeds_sigint(cli):
+    """Whatever runbook itself was told to ignore: servers are asked to end by it."""
+    run = "grep SigIgn /proc/self/status > ignored"
+    step = {"id": "one", "uses": "command", "with": {"run": run, "creates": "ignored"}}
+    cli.book = write_book(cli.home, step)
+    background = ["sh", "-c", "trap '' INT TERM; exec \"$@\"", "-", *cli.argv("run")]
+    subprocess.run(background, env=cli.environment, cwd=cli.home, check=True)
+    ignored = int((cli.workspace / "ignored").read_text().split()[1], 16)
+    assert not ignored & (1 << signal.SIGINT - 1 | 1 << signal.SIGTERM - 1)

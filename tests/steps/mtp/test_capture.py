@@ -46,6 +46,7 @@ folder = Path(os.environ[runbook_capture.FOLDER])
 settings = json.loads((folder / runbook_capture.SETTINGS).read_text())
 assert settings["layer"] == "model.layers.4." and settings["limit"] == 10.0
 seen = 0
+lock = threading.Lock()
 def put(name, text):
     (folder / "part").write_text(text)
     (folder / "part").replace(folder / name)
@@ -75,6 +76,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         number = int(body["messages"][0]["content"].split()[-1])
+        with lock:
+            self.record(number)
+        self.answer(500 if mode == "refuses" else 200)
+    def record(self, number):
         global seen
         if (folder / "on").exists() and mode != "silent" and settings["record"] == "moments":
             if mode == "breaks":
@@ -91,7 +96,6 @@ class Handler(BaseHTTPRequestHandler):
                 for i in range(3):
                     file.write(struct.pack("<{hidden}H", *[number] * {hidden}))
                     file.write(struct.pack("<2i2f", 1, 9 if mode == "foreign" else 3, 0.5, 0.25))
-        self.answer(500 if mode == "refuses" else 200)
     def log_message(self, *a): pass
 port = int(sys.argv[sys.argv.index("--port") + 1])
 ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()

@@ -24,6 +24,8 @@ COLOURS = {
     "running": "36",
     "run": "36",
 }
+NARROWEST = 20
+"""Columns below which text is not wrapped."""
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -72,8 +74,10 @@ def _width() -> int:
 
 def hanging(text: str, indent: int) -> str:
     """Text that begins at column `indent`, wrapped there to the terminal's width between words."""
+    if len(text) <= NARROWEST:  # fits: spares asking the terminal for each of many lines
+        return text
     room = _width() - indent
-    if room < 20 or len(text) <= room:
+    if room < NARROWEST or len(text) <= room:
         return text
     import textwrap
 

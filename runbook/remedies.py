@@ -11,17 +11,21 @@ from typing import Any
 POSITIONAL = frozenset({"validate", "plan", "run", "status", "wait", "events", "cancel"})
 OPTIONAL = frozenset({"check", "logs", "destroy"})
 
+_NESTED = (dict, list)
 _COMMAND = re.compile(r"`(runbook [^`]+)`")
 
 
-def complete(value: Any, command: Callable[..., str]) -> Any:
-    """The same data, with every `remedy` in it completed by `text`."""
-    if isinstance(value, Mapping):
-        return {
-            key: text(item, command) if key == "remedy" else complete(item, command)
-            for key, item in value.items()
-        }
-    return [complete(item, command) for item in value] if isinstance(value, list) else value
+def complete(value: Mapping[str, Any] | list[Any], command: Callable[..., str]) -> Any:
+    """The same plain data, with every `remedy` in it completed by `text`."""
+    if isinstance(value, list):
+        return [complete(item, command) if isinstance(item, _NESTED) else item for item in value]
+    completed = dict(value)
+    for key, item in value.items():
+        if isinstance(item, _NESTED):
+            completed[key] = complete(item, command)
+        elif key == "remedy" and item:
+            completed[key] = text(item, command)
+    return completed
 
 
 def text(remedy: str, command: Callable[..., str]) -> str:

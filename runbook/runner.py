@@ -46,6 +46,7 @@ def execute(
     if as_json:
 
         def listener(event: Mapping[str, Any]) -> None:
+            event = remedies.complete(event, command)
             print(json.dumps(event, ensure_ascii=False), flush=True)
 
         def on_progress(step: str, message: Mapping[str, Any]) -> None:
@@ -64,7 +65,7 @@ def execute(
         jobs=jobs,
         approved=approved,
         approve_all=approve_all,
-        listener=deaf(lambda event: listener(remedies.complete(event, command))),
+        listener=deaf(listener),
         on_progress=deaf(on_progress),
     )
     error: dict[str, Any] | None

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -137,6 +138,12 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @pytest.fixture
 def cli(tmp_path):
     return Cli(tmp_path)
@@ -152,6 +159,7 @@ def vllm(tmp_path_factory) -> str:
     cli.environment["HOME"] = os.environ["HOME"]  # for the caches
     if cache := os.environ.get("RUNBOOK_CACHE"):
         cli.environment["RUNBOOK_CACHE"] = cache
+    cli.environment["RUNBOOK_PORT"] = str(free_port())  # the user's own rehearsal may be serving
     cli.run("run", "--until", "build", timeout=1800)
     checkpoint = cli.workspace / ".runbook" / "checkpoints" / "build.json"
     return json.loads(checkpoint.read_text())["outputs"]["vllm"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import urllib.request
 
 import pytest
 
 from runbook.process import Identity
-from tests.conftest import Cli
+from tests.conftest import Cli, free_port
 
 
 class Rehearsal(Cli):
@@ -51,12 +50,6 @@ class Rehearsal(Cli):
 
     def run(self, verb, *arguments, code=0, timeout=1800, **environment):
         return super().run(verb, *arguments, code=code, timeout=timeout, **environment)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,8 @@ import pytest
 import yaml
 
 from runbook.steps.publish import checkpoint
-from tests.conftest import Cli
+from tests.conftest import Cli, free_port
 from tests.e2e import damage
-from tests.e2e.conftest import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -32,7 +32,7 @@ from runbook.steps.mtp.lint import lint
 from runbook.steps.publish import checkpoint as published
 from runbook.steps.publish.checkpoint import v3, v4
 from runbook.steps.publish.checkpoint.script import ANSWER
-from tests.e2e.conftest import free_port
+from tests.conftest import free_port
 
 PORT = free_port()
 CPU = "0.32.0-cpu"

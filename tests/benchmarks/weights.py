@@ -171,14 +171,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--gib", type=float, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["transfers", "kills", "xet", "verification"])
+    parser.add_argument("--only", choices=["transfers", "kills", "xet", "verification", "check"])
     parser.add_argument("--folder", type=Path, default=None)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="weights-", dir=options.folder))
     bench = Bench(folder, options.gib)
     try:
         bench.prepare()
-        for part in (transfers, kills, xet, verification):
+        for part in (transfers, kills, xet, verification, check):
             if options.only in (None, part.__name__):
                 part(bench, options.rounds)
     finally:
@@ -294,6 +294,49 @@ def verification(bench: Bench, rounds: int) -> None:
         rate=bench.total / worked,
         share_of_one_thread=bench.total / worked / single_worked,
     )
+
+
+def check(bench: Bench, rounds: int) -> None:
+    """The quick check of 146 GB in 300 (sparse) shards against as many stat(2)."""
+    from types import SimpleNamespace
+
+    from runbook.context import StepContext
+    from runbook.steps.weights import Weights, wanted
+    from runbook.steps.weights.listing import Digest, Entry, Listing
+    from runbook.steps.weights.stamp import Record, Stamp
+
+    workspace = bench.folder / "sparse"
+    folder = workspace / "weights" / "big"
+    folder.mkdir(parents=True)
+    digest = Digest("sha256", "0" * 64)
+    entries = [
+        Entry(f"model-{n:05}-of-00300.safetensors", 146 * 10**9 // 300, digest) for n in range(300)
+    ]
+    for entry in entries:
+        with (folder / entry.path).open("wb") as file:
+            file.truncate(entry.size)
+    inputs = SimpleNamespace(
+        repo="org/big",
+        revision="main",
+        files={"allow": [], "ignore": []},
+        destination=None,
+        verify="sha256",
+        link="none",
+    )
+    context = StepContext("weights", inputs, workspace)
+    records = {entry.path: Record.of(folder / entry.path, "downloaded", True) for entry in entries}
+    Stamp(wanted(context), Listing("org/big", "0" * 40, tuple(entries)), records, True).save(folder)
+    times: dict[str, list[float]] = {"runbook": [], "stat": []}
+    for _ in range(10 * rounds):
+        began = time.perf_counter()
+        assert Weights().check(context).ok
+        times["runbook"].append(time.perf_counter() - began)
+        began = time.perf_counter()
+        for entry in entries:
+            os.stat(folder / entry.path)
+        times["stat"].append(time.perf_counter() - began)
+    ours, stat = (statistics.median(values) for values in times.values())
+    say(benchmark="quick check", files=len(entries), seconds=ours, over_stat=ours / stat)
 
 
 def hashlib_rate(bench: Bench) -> tuple[float, float]:

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -133,16 +132,16 @@ def test_another_endpoint_or_port_is_no_change(hub, run, workspace):
     assert Weights().check(context(workspace, "http://127.0.0.1:9", mirrors=["http://x"])).ok
 
 
-def test_quick_check_of_146_gb_takes_milliseconds_and_imports_nothing_heavy(tmp_path):
+def test_quick_check_of_146_gb_opens_no_shard_and_imports_nothing_heavy(tmp_path):
     """Three hundred sparse shards, in a fresh interpreter."""
     script = f"""
-import sys, time
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from runbook.context import StepContext
 from runbook.steps.weights import Weights, wanted
 from runbook.steps.weights.listing import Digest, Entry, Listing
-from runbook.steps.weights.stamp import Record, Stamp
+from runbook.steps.weights.stamp import NAME, Record, Stamp
 workspace = Path({str(tmp_path)!r})
 folder = workspace / "weights" / "big"
 folder.mkdir(parents=True)
@@ -159,21 +158,18 @@ inputs = SimpleNamespace(repo="org/big", revision="main", files=files, destinati
 ctx = StepContext("weights", inputs, workspace)
 records = {{e.path: Record.of(folder / e.path, "downloaded", True) for e in entries}}
 Stamp(wanted(ctx), Listing("org/big", "0" * 40, tuple(entries)), records, True).save(folder)
-best = 1.0
-for _ in range(5):
-    began = time.perf_counter()
-    assert Weights().check(ctx).ok
-    best = min(best, time.perf_counter() - began)
+opened = []
+sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+assert Weights().check(ctx).ok
+assert [path for path in opened if path.startswith(str(workspace))] == [str(folder / NAME)]
 heavy = {{"pydantic", "httpx", "httpx2", "huggingface_hub", "urllib3", "numpy", "jinja2",
           "asyncio", "ssl", "concurrent.futures"}}
-print(best, *sorted(heavy & set(sys.modules)))
+print(*sorted(heavy & set(sys.modules)))
 """
     process = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    best, *heavy = process.stdout.split()
-    assert heavy == []
-    assert float(best) < 0.02, "two milliseconds on an idle machine"
+    assert process.stdout.split() == []
 
 
 # Revisions
@@ -419,15 +415,14 @@ def test_cancel_keeps_what_has_arrived(hub, folder, workspace, repository, sourc
             raise Stop
 
     ctx.progress = progress
-    began = time.monotonic()
     with pytest.raises(Stop):
         Weights().apply(ctx)
-    assert time.monotonic() - began < 5
     sent = hub.faults.sent
     hub.faults.pause = 0
     run(hub)
     assert tree(folder) == tree(source)
     total = sum(f.size for f in repository.files)
+    assert sent < total, "all workers stopped"
     assert hub.faults.sent - sent <= total - 200_000 + 3 * (16 << 10)
 
 

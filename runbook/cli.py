@@ -11,13 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
 import runbook
 from runbook import errors
 from runbook.errors import RunbookError, error_data
+
+if TYPE_CHECKING:
+    from runbook.document.errors import DocumentInvalid
 
 EPILOG = "\b\nExit codes:\n" + "\n".join(
     f"  {code:>3}  {meaning}" for code, meaning in errors.EXIT_CODES.items()
@@ -42,7 +45,15 @@ class Target:
         self.argument, self._folder, self._sets = book, workspace, sets
         cache = None if validate_only else default_cache() / "compiled"
         required = not validate_only
-        self.book = compile_book(book, sets, cache, os.environ, require_inputs=required)
+        try:
+            self.book = compile_book(book, sets, cache, os.environ, require_inputs=required)
+        except Exception as problem:
+            from runbook import remedies
+            from runbook.document.errors import DocumentInvalid
+
+            if isinstance(problem, DocumentInvalid):
+                problem.remedy = remedies.text(problem.remedy, self.command)
+            raise
         root = workspace.absolute() if workspace is not None else None
         self.workspace = Workspace(root or default_workspace(self.book["name"]))
 
@@ -132,24 +143,14 @@ def _unexpected(arguments: list[str], problem: Exception) -> int:
     )
 
 
-def _invalid(arguments: list[str], problem: Any) -> int:
-    found = [dict(item) if isinstance(item, Mapping) else vars(item) for item in problem.errors]
+def _invalid(arguments: list[str], problem: DocumentInvalid) -> int:
     if "--json" in arguments:
-        first = found[0]
-        error = {
-            "code": "document_invalid",
-            "message": f"{len(found)} error(s) in the document",
-            "cause": first["message"],
-            "remedy": "correct them all; `runbook validate` checks again",
-            "retryable": False,
-            "where": f"{first['file']}:{first['line']}:{first['column']}",
-            "log": "",
-        }
         from runbook.envelope import document
 
-        _print_json(document(_verb(arguments), False, {"errors": found}, error=error))
+        body, error = {"errors": problem.errors}, error_data(problem)
+        _print_json(document(_verb(arguments), False, body, error=error))
     else:
-        print(str(problem), file=sys.stderr)
+        print(f"{problem}\n  remedy: {problem.remedy}", file=sys.stderr)
     return errors.USAGE
 
 

@@ -160,7 +160,10 @@ def _unknown(book: str) -> DocumentInvalid:
     message = f"there is neither a book nor a file named `{book}`"
     expected = (alternatives(books) + ", or a path") if books else "a path"
     near = nearest(book, books)
-    return DocumentInvalid([Problem(book, 0, 0, "", "unknown_book", message, expected, near)])
+    return DocumentInvalid(
+        [Problem(book, 0, 0, "", "unknown_book", message, expected, near)],
+        "name a book that `runbook list` shows, or the path of a document",
+    )
 
 
 def _not_readable(book: str | None, path: Path, error: OSError) -> DocumentInvalid:
@@ -170,5 +173,6 @@ def _not_readable(book: str | None, path: Path, error: OSError) -> DocumentInval
     near = str(Path(book or "").parent / near) if near else ""
     message = f"the document cannot be read: {error.strerror}"
     return DocumentInvalid(
-        [Problem(str(path), 0, 0, "", "not_readable", message, "a YAML file", near)]
+        [Problem(str(path), 0, 0, "", "not_readable", message, "a YAML file", near)],
+        "name a document that can be read",
     )

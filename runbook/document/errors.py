@@ -50,9 +50,13 @@ class DocumentInvalid(Exception):
     exit_code = 2
     code = "document_invalid"
     retryable = False
-    remedy = "correct what is listed, then ask `runbook validate`"
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(
+        self,
+        problems: Iterable[Problem],
+        remedy: str = "correct what is listed, then ask `runbook validate`",
+    ) -> None:
+        self.remedy = remedy
         self.problems = tuple(sorted(problems, key=lambda p: (p.line, p.column, p.file)))
         self.message = self._headline()
         self.cause = "\n".join(map(str, self.problems))
@@ -61,11 +65,14 @@ class DocumentInvalid(Exception):
         super().__init__(f"{self.message}\n{self.cause}")
 
     def _headline(self) -> str:
+        if self.problems[0].code in ("unknown_book", "not_readable"):
+            return "there is no document to read"
         given = sum(1 for p in self.problems if not p.line or p.code == "input_missing")
         wrong = len(self.problems) - given
         parts = [f"the document has {_count(wrong, 'error')}"] if wrong else []
         if given:
-            parts.append(f"{_count(given, 'value')} given for it cannot be used or is missing")
+            whose = "it" if wrong else "the document"
+            parts.append(f"{_count(given, 'value')} given for {whose} cannot be used or is missing")
         return ", ".join(parts)
 
     @property

@@ -64,6 +64,8 @@ def test_every_verb_refuses_a_bad_document_in_json(cli, verb):
     assert answer["error"]["code"] == "document_invalid"
     assert 3 in [problem["line"] for problem in answer["errors"]]
     assert answer["error"]["where"].startswith(f"{cli.book}:")
+    assert f"`runbook validate {cli.book}`" in answer["error"]["remedy"]
+    assert "\n  remedy: correct" in cli.run(verb, code=2).stderr
 
 
 @pytest.mark.parametrize("verb", ["logs", "destroy"])

@@ -84,12 +84,21 @@ def quantise(weights: Tensor, h: Tensor, options: Options) -> Quantised:
     with loose_products(weights.device):
         codes, loss = _columns(ordered, feed, pivots, scales, (order // GROUP).to(torch.int32))
     codes = _reordered(codes, order.argsort(dim=-1), 0)
-    return Quantised(codes.transpose(1, 2).contiguous(), scales.transpose(1, 2).contiguous(), loss)
+    return Quantised(_transposed(codes), _transposed(scales), loss)
 
 
 def _turned(weights: Tensor) -> Tensor:
     """Weights as FP32 [batch, columns, rows]."""
-    return weights.transpose(1, 2).contiguous().float()
+    return _transposed(weights).float()
+
+
+def _transposed(values: Tensor) -> Tensor:
+    """Each matrix of a batch transposed, one by one: torch does that in tiles."""
+    batch, rows, columns = values.shape
+    result = values.new_empty(batch, columns, rows)
+    for part, into in zip(values, result, strict=True):
+        into.copy_(part.t())
+    return result
 
 
 def _reordered(values: Tensor, order: Tensor, dim: int) -> Tensor:
@@ -104,7 +113,7 @@ def nearest(weights: Tensor, moments: Tensor, options: Options) -> Quantised:
     """Round to nearest, with the same scales: for experts without enough tokens."""
     batch, rows, columns = weights.shape
     turned = _turned(weights)
-    scales = choose_scales(turned, moments, options).transpose(1, 2).contiguous()
+    scales = _transposed(choose_scales(turned, moments, options))
     grouped = weights.float().view(batch, rows, columns // GROUP, GROUP)
     codes = (grouped / scales.unsqueeze(-1)).round().clamp(LOW, HIGH).to(torch.int8)
     return Quantised(codes.view_as(weights), scales, torch.zeros(batch, device=weights.device))
@@ -136,11 +145,9 @@ def choose_scales(turned: Tensor, moments: Tensor, options: Options) -> Tensor:
 
 
 def _base(grouped: Tensor, signed: bool) -> Tensor:
-    if signed:
-        high, low = grouped.amax(2), grouped.amin(2)
-        base = torch.where(high >= -low, high, low) / ABSMAX
-    else:
-        base = grouped.abs().amax(2) / ABSMAX
+    high, low = grouped.amax(2), grouped.amin(2)
+    largest = torch.where(high >= -low, high, low if signed else -low)
+    base = largest / ABSMAX
     return torch.where(base == 0, torch.full_like(base, 1e-8), base)
 
 
@@ -165,17 +172,25 @@ def _columns(
 ) -> tuple[Tensor, Tensor]:
     """Visit the columns of w [batch, columns, rows], last to first; returns codes and losses."""
     batch, columns, rows = w.shape
+    target = w.clone()
     error = torch.empty_like(w)
     codes = torch.empty_like(w, dtype=torch.int8)
     loss = torch.zeros(batch, rows, device=w.device)
     fast = native.usable(w)
-    for end in range(columns, 0, -GROUP):
-        block = slice(end - GROUP, end)
-        target = w[:, block].clone()
-        if end < columns:
-            target.baddbmm_(feed[:, end:, block].transpose(1, 2), error[:, end:])
+
+    def visit(start: int, end: int) -> None:
+        """Halves, the later columns first: few large products instead of many narrow ones."""
+        if end - start > GROUP:
+            middle = start + (end - start) // (2 * GROUP) * GROUP
+            visit(middle, end)
+            target[:, start:middle].baddbmm_(
+                feed[:, middle:end, start:middle].mT, error[:, middle:end]
+            )
+            visit(start, middle)
+            return
+        block = slice(start, end)
         here = (
-            target, w[:, block], feed[:, block, block], pivots[:, block], scales,
+            target[:, block], w[:, block], feed[:, block, block], pivots[:, block], scales,
             group[:, block], error[:, block], codes[:, block], loss,
         )  # fmt: skip
         if gpu.usable(w):
@@ -185,6 +200,8 @@ def _columns(
                 native.block(*(part[b] for part in here))
         else:
             _block(*here)
+
+    visit(0, columns)
     return codes, loss.sum(-1)
 
 

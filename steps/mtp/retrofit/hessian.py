@@ -50,8 +50,9 @@ class Moments:
         if x.ndim != 2 or x.shape[1] != self.width:
             raise ValueError(f"rows of shape {tuple(x.shape)} for {self.width} inputs")
         for rows in x.split(ROWS if x.device.type == "cpu" else GPU_ROWS) if len(x) else ():
-            self.fourth += rows.float().square().sum(1).double().square().sum()
-            self._triangle(rows)
+            wide = rows.float()
+            self.fourth += torch.linalg.vector_norm(wide, dim=1).double().pow(4).sum()
+            self._triangle(rows, wide)
         self.count += x.shape[0]
 
     def check(self) -> None:
@@ -59,10 +60,11 @@ class Moments:
         if not torch.isfinite(self.fourth):
             raise ValueError("they hold NaN or infinity")
 
-    def _triangle(self, rows: Tensor) -> None:
+    def _triangle(self, rows: Tensor, wide: Tensor) -> None:
+        """Add the products of rows, which are given as they came and as FP32."""
         if rows.dtype == torch.bfloat16 and rows.device.type == "cpu":
             with loose_products(rows.device):  # products of BF16 numbers: FP32 holds them
-                self._multiply(rows.float())
+                self._multiply(wide)
         else:
             self._multiply(rows)
 
@@ -108,8 +110,8 @@ class PackedMoments(Moments):
     def width(self) -> int:
         return self.size
 
-    def _triangle(self, rows: Tensor) -> None:
-        self._multiply(rows.float())
+    def _triangle(self, rows: Tensor, wide: Tensor) -> None:
+        self._multiply(wide)
 
     def _blocks(self) -> Iterator[tuple[Tensor, slice, slice]]:
         yield from packed_blocks(self.second, self.size)

@@ -1,12 +1,16 @@
 // The two loops of GPTQ that are too small for matrix products, with weight rows as vector lanes.
 // Matrices are stored input-major, [column][row], so that a column's rows are adjacent.
-// Compiled for the machine it runs on; a vector of 16 floats becomes one AVX-512, two AVX2 or
-// four NEON registers.
+// Compiled for the machine it runs on; a vector is one AVX-512, one AVX2 or two NEON registers.
+// Wider ones than the machine has are taken apart at a great cost.
 #include <cstdint>
 
 namespace {
 
+#ifdef __AVX512F__
 constexpr int LANES = 16;
+#else
+constexpr int LANES = 8;
+#endif
 constexpr int BLOCK = 128;
 typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t Bits __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -15,12 +19,11 @@ inline Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<Vec*>(p) = v; }
 inline Vec splat(float x) { return x - Vec{}; }
 
-// Nearest integer, ties to even, for |x| < 2^22: adding 1.5 * 2^23 leaves no bits below one.
+// Nearest integer, ties to even, for |x| < 2^22: adding 1.5 * 2^23 leaves no bits below one. The
+// compiler may not undo the addition: it is not told that reals would do (-ffast-math).
 inline Vec nearest(Vec x) {
   const Vec magic = splat(12582912.0f);
-  Vec shifted = x + magic;
-  asm volatile("" : "+m"(shifted));  // keeps the compiler from undoing the addition
-  return shifted - magic;
+  return x + magic - magic;
 }
 
 inline Vec clamp(Vec x, float lo, float hi) {

@@ -21,6 +21,7 @@ import torch
 SOURCE = Path(__file__).with_name("kernel.cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-fopenmp")
 LANES = 16
+"""Rows of a vector at most; see kernel.cpp."""
 
 _pointer, _long, _int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 

@@ -12,6 +12,7 @@ each setting: seconds for its Hessians and for its quantisation, and its errors 
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import json
 import os
@@ -135,6 +136,12 @@ def run(experts: Experts, captures: Captures, count: int, setting: str) -> dict[
     }
 
 
+def tidy() -> None:
+    """Give back the memory of a run, whose modules and observers refer to each other."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
@@ -144,10 +151,10 @@ def main() -> None:
     captures = Captures(given.folder / "captures")
     for setting in OBSERVERS:
         run(experts, captures, 2, setting)  # compiles its kernels
-        torch.cuda.empty_cache()
+        tidy()
         line = run(experts, captures, min(given.experts, experts.count), setting)
         print(json.dumps({"kind": "llmcompressor", "setting": setting, **line}), flush=True)
-        torch.cuda.empty_cache()
+        tidy()
 
 
 if __name__ == "__main__":

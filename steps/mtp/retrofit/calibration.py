@@ -155,25 +155,27 @@ class Calibration:
     def _counted(self, expert: int, gate: Tensor, up: Tensor) -> Inputs:
         if self.x.shape[1] != gate.shape[1]:
             raise ValueError(f"x of {self.x.shape[1]} columns for {gate.shape[1]} inputs")
-        begin, end = self.bounds[expert], self.bounds[expert + 1]
-        count = end - begin
+        begin = self.bounds[expert]
+        count = self.bounds[expert + 1] - begin
         stride = held_stride(count)
-        picked = torch.zeros(count, dtype=torch.bool)
-        picked[stride - 1 :: stride] = True
+        # The last of each `stride` slots is held out. Numbers made on the device: a mask, or
+        # numbers brought there, would make it wait for the host.
+        numbers = torch.arange(count, device=self.device)
+        held = numbers[: count // stride] * stride + begin + stride - 1
+        kept = numbers[: count - len(held)]
+        kept = kept + kept // (stride - 1) + begin
         into = Moments.empty(gate.shape[1], self.device)
         out = Moments.empty(gate.shape[0], self.device)
         joint = joined(gate, up)
-        slots = torch.arange(begin, end)
-        for part in slots[~picked].split(PART):
+        for part in kept.split(PART):
             x, y = self._pass(part, joint)
             into.add(x)
             out.add(y)
-        return Inputs(into, out, *self._pass(slots[picked], joint))
+        return Inputs(into, out, *self._pass(held, joint))
 
     def _pass(self, slots: Tensor, joint: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs of the gate and up projections and of the down projection for some of the
         grouped slots; `joint` [d, 2 f] are the two projections."""
-        slots = slots.to(self.device)
         x = self.x[self.rows[slots]]
         return x, hidden(x, joint, self.routing[slots], self.limit)
 

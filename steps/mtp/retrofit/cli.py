@@ -6,13 +6,14 @@ import argparse
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from .calibration import Calibration
 from .gptq import Options
-from .quantise import Job, run
+from .quantise import Job, run, warm_up
 from .source import Experts, Problem
 
 THRESHOLD_SHARE = 64
@@ -50,13 +51,17 @@ def _quantise(given: argparse.Namespace) -> int:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
+    options = Options(given.order, given.damping, not given.no_shrink, given.scale, given.signed)
     began = time.perf_counter()
-    experts = Experts.open(given.checkpoint, given.prefix, device)
-    calibration = Calibration(given.calibration, device)
+    with ThreadPoolExecutor(1) as side:
+        warmed = side.submit(warm_up, device, options)
+        experts = Experts.open(given.checkpoint, given.prefix, device)
+        calibration = Calibration(given.calibration, device)
+        warmed.result()
     loaded = time.perf_counter() - began
     width = int(experts.config.get("hidden_size", 4096))
     job = Job(
-        Options(given.order, given.damping, not given.no_shrink, given.scale, given.signed),
+        options,
         given.threshold if given.threshold >= 0 else max(1, width // THRESHOLD_SHARE),
         given.batch or (16 if device.type == "cuda" else 1),
         given.unrouted,

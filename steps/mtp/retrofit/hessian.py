@@ -50,8 +50,9 @@ class Moments:
         if x.ndim != 2 or x.shape[1] != self.width:
             raise ValueError(f"rows of shape {tuple(x.shape)} for {self.width} inputs")
         for rows in x.split(ROWS if x.device.type == "cpu" else GPU_ROWS) if len(x) else ():
-            wide = rows.float()
-            self.fourth += torch.linalg.vector_norm(wide, dim=1).double().pow(4).sum()
+            wide = rows.float() if x.device.type == "cpu" else rows
+            norms = torch.linalg.vector_norm(wide, dim=1, dtype=torch.float32)
+            self.fourth += norms.double().pow(4).sum()
             self._triangle(rows, wide)
         self.count += x.shape[0]
 
@@ -61,7 +62,7 @@ class Moments:
             raise ValueError("they hold NaN or infinity")
 
     def _triangle(self, rows: Tensor, wide: Tensor) -> None:
-        """Add the products of rows, which are given as they came and as FP32."""
+        """Add the products of rows, given as they came and, on a CPU, as FP32."""
         if rows.dtype == torch.bfloat16 and rows.device.type == "cpu":
             with loose_products(rows.device):  # products of BF16 numbers: FP32 holds them
                 self._multiply(wide)

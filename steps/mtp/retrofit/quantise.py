@@ -67,6 +67,19 @@ class Timer:
         self._last = now
 
 
+def warm_up(device: torch.device, options: Options) -> None:
+    """Compile the kernels and load the libraries that the first batch will need: on a GPU that
+    takes seconds, which may pass beside the reading of captures. Not beside other products in
+    FP32: it changes torch's precision, a setting of the whole process, and sets it back."""
+    if device.type != "cuda":
+        return
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        quantise(torch.randn(1, GROUP, 2 * GROUP, device=device),
+                 torch.eye(2 * GROUP, device=device)[None], options)  # fmt: skip
+    stream.synchronize()
+
+
 def run(
     experts: Experts,
     calibration: Calibration,
@@ -199,21 +212,22 @@ def _batch(
     down = torch.stack([list(w.values())[2] for w in weights])
     first, first_methods = _side(joint, inputs, "into", job, timer)
     second, second_methods = _side(down, inputs, "out", job, timer)
+    first_errors = _errors(joint, first, [x.held for x in inputs], 2)
+    second_errors = _errors(down, second, [x.held_out for x in inputs], 1)
     half = joint.shape[1] // 2
     for i, expert in enumerate(batch):
-        names = list(weights[i])
-        parts = {
-            names[0]: (first.codes[i, :half], first.scales[i, :half]),
-            names[1]: (first.codes[i, half:], first.scales[i, half:]),
-            names[2]: (second.codes[i], second.scales[i]),
-        }
+        gate, up, last = weights[i]
+        codes, scales = first.codes[i].split(half), first.scales[i].split(half)
+        results = (
+            (gate, codes[0], scales[0], first_methods[i], first_errors[i][0]),
+            (up, codes[1], scales[1], first_methods[i], first_errors[i][1]),
+            (last, second.codes[i], second.scales[i], second_methods[i], second_errors[i][0]),
+        )
+        tokens = inputs[i].into.count
+        parts = {name: (codes, scales) for name, codes, scales, *_ in results}
         records = {
-            name: {
-                "tokens": inputs[i].into.count,
-                "method": (second_methods if name == names[2] else first_methods)[i],
-                "errors": _errors(weights[i][name], inputs[i], name == names[2], *parts[name]),
-            }
-            for name in names
+            name: {"tokens": tokens, "method": method, "errors": errors}
+            for name, *_, method, errors in results
         }
         yield expert, parts, records
 
@@ -265,19 +279,31 @@ def _one_by_one(
 
 
 def _errors(
-    weight: Tensor, inputs: Inputs, down: bool, codes: Tensor, scales: Tensor
-) -> Tensor | None:
-    """|x (W - Q)| / |x W| on held-out rows: of the result, and of absmax rounding to nearest;
-    [2] on the device, or None if no rows were held out."""
-    x = (inputs.held_out if down else inputs.held).float()
-    if not len(x):
-        return None
-    w = weight.float()
-    made = Quantised(codes[None], scales[None], scales.new_zeros(1)).weights()[0]
-    plain = nearest(w[None], x.new_ones(1, w.shape[1]), ABSMAX).weights()[0]
+    weights: Tensor, made: Quantised, held: list[Tensor], count: int
+) -> list[list[Tensor | None]]:
+    """|x (W - Q)| / |x W| on held-out rows x: of the result, and of absmax rounding to nearest.
+
+    For each expert and each of `count` equal parts of its weights [batch, rows, columns] a tensor
+    [2] on the device, or None if no rows were held out.
+    """
+    batch, rows, columns = weights.shape
+    most = max(len(x) for x in held)
+    if not most:
+        return [[None] * count for _ in held]
+    x = weights.new_zeros(batch, most, columns, dtype=torch.float32)  # such rows add nothing
+    for into, part in zip(x, held, strict=True):
+        into[: len(part)] = part
+    w = weights.float()
+    plain = nearest(weights, w.new_ones(batch, columns), ABSMAX)
+    norms = []
     with loose_products(w.device):
-        parts = [(x @ part.t()).norm() for part in (w - made, w - plain, w)]
-    return torch.stack(parts[:2]) / parts[2]
+        for part in (w - made.weights(), w - plain.weights(), w):
+            lost = (x @ part.mT).view(batch, most, count, rows // count)
+            norms.append(torch.linalg.vector_norm(lost, dim=(1, 3)))
+    errors = torch.stack(norms[:2], -1) / norms[2].unsqueeze(-1)
+    return [
+        list(error) if len(x) else [None] * count for error, x in zip(errors, held, strict=True)
+    ]
 
 
 def _write(
@@ -294,6 +320,8 @@ def _write(
         if stream is not None and ready is not None:
             stream.wait_event(ready)
         tensors = _stored(parts)
+        if stream is not None:
+            stream.synchronize()
         for record in records.values():
             errors = record.pop("errors")
             pair = (None, None) if errors is None else [round(e, 6) for e in errors.tolist()]
@@ -328,11 +356,13 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 def _stored(parts: Parts) -> dict[str, Tensor]:
-    """The tensors of a file, on the CPU: packed words, scales, shape."""
+    """The tensors of a file, on their way to the CPU: packed words, scales, shape. From a GPU
+    they come to pinned memory, which is several times quicker."""
     tensors: dict[str, Tensor] = {}
     for name, (codes, scales) in parts.items():
-        tensors[f"{name}.weight_packed"] = formats.pack(codes).cpu()
-        tensors[f"{name}.weight_scale"] = scales.to(torch.bfloat16).contiguous().cpu()
+        words, scales = formats.pack(codes), scales.to(torch.bfloat16).contiguous()
+        tensors[f"{name}.weight_packed"] = words.to("cpu", non_blocking=True)
+        tensors[f"{name}.weight_scale"] = scales.to("cpu", non_blocking=True)
         tensors[f"{name}.weight_shape"] = torch.tensor(codes.shape, dtype=torch.int64)
     return tensors
 
@@ -394,4 +424,4 @@ def _manifest(
     }
 
 
-__all__ = ["Job", "Problem", "run"]
+__all__ = ["Job", "Problem", "run", "warm_up"]

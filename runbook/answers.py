@@ -62,11 +62,20 @@ class Process(TypedDict):
     boot_id: str
 
 
+class Item(TypedDict):
+    """Something that is being worked on, in the progress's unit."""
+
+    name: str
+    done: float
+    total: float
+
+
 class Progress(TypedDict):
     done: float
     total: float | None
     unit: str
     message: str
+    items: list[Item]
 
 
 class DocumentProblem(TypedDict):
@@ -247,6 +256,7 @@ class Event(TypedDict):
     total: NotRequired[float | None]
     unit: NotRequired[str]
     message: NotRequired[str]
+    items: NotRequired[list[Item]]
     decision: NotRequired[DecisionVerb]
     reasons: NotRequired[list[Reason]]
     work: NotRequired[Work]

@@ -126,8 +126,8 @@ def _judge(look: Look, without: Mapping[str, str]) -> tuple[str, tuple[Reason, .
 
 
 def _progress(shown: Lines | None, step: str) -> Progress:
-    def tell(done: float, total: float | None, unit: str, message: str) -> None:
+    def tell(message: Mapping[str, Any]) -> None:
         if shown is not None:
-            shown.progress(step, {"done": done, "total": total, "unit": unit, "message": message})
+            shown.progress(step, message)
 
     return tell

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TextIO
 
-from runbook.protocol import StepFailure
+from runbook.protocol import Item, StepFailure
 
-Progress = Callable[[float, float | None, str, str], None]
+Progress = Callable[[Mapping[str, Any]], None]
+"""Takes `done`, `total`, `unit`, `message` and `items`, as plain data."""
 TAIL_LINES = 15
 
 
@@ -59,10 +60,23 @@ class StepContext:
             self.on_notice(message)
 
     def progress(
-        self, done: float, total: float | None = None, unit: str = "", message: str = ""
+        self,
+        done: float,
+        total: float | None = None,
+        unit: str = "",
+        message: str = "",
+        items: Sequence[Item] = (),
     ) -> None:
         if self.on_progress is not None:
-            self.on_progress(done, total, unit, message)
+            self.on_progress(
+                {
+                    "done": done,
+                    "total": total,
+                    "unit": unit,
+                    "message": message,
+                    "items": [item.dump() for item in items],
+                }
+            )
 
     def run(
         self,

@@ -322,7 +322,7 @@ class Executor:
         ):
             return
         self._last_progress[attempt.step] = (moment, message["done"])
-        fields = {key: message[key] for key in ("done", "total", "unit", "message")}
+        fields = {key: message[key] for key in ("done", "total", "unit", "message", "items")}
         self.journal.append("attempt.progress", step=attempt.step, attempt=attempt.number, **fields)
 
     def _check_limits(self, attempt: Attempt) -> None:

@@ -72,6 +72,7 @@ class RunRecord:
             record.progress = record.error = None
         elif kind == "attempt.progress":
             record.progress = {key: event[key] for key in ("done", "total", "unit", "message")}
+            record.progress["items"] = event.get("items", [])
         elif kind == "attempt.failed":
             record.state, record.since = "failed", time
             record.error = event["error"]

@@ -125,16 +125,31 @@ def number(value: float) -> str:
 
 
 def amount(progress: Mapping[str, Any]) -> str:
-    """A progress event in words."""
+    """A progress event in words, without its items."""
     done, total, unit = progress["done"], progress["total"], progress["unit"]
     if unit == "bytes":
         text = size(done) + (f" of {size(total)}" if total else "")
-    else:
+    elif done or total:
         text = number(done) + (f" of {number(total)}" if total else "")
         text += f" {unit}" if unit else ""
+    else:
+        text = ""
     if total:
         text += f" ({100 * done / total:.0f} %)"
-    return " ".join(part for part in (progress["message"], text) if part)
+    return ", ".join(said for said in (text, progress["message"]) if said)
+
+
+def item(one: Mapping[str, Any]) -> str:
+    """One of a progress event's items."""
+    return f"{one['name']} {100 * one['done'] / max(1, one['total']):.0f} %"
+
+
+def progress(event: Mapping[str, Any]) -> str:
+    """A progress event in words, with the first of its items."""
+    items = event.get("items", [])
+    more = f" and {len(items) - 1} more" if len(items) > 1 else ""
+    first = [item(one) + more for one in items[:1]]
+    return ", ".join(said for said in (amount(event), *first) if said)
 
 
 def reason_text(reasons: Sequence[Mapping[str, Any]]) -> str:
@@ -186,7 +201,7 @@ def status(answer: Mapping[str, Any]) -> str:
         if entry["error"]:
             detail = entry["error"]["message"]
         elif entry["progress"]:
-            detail = amount(entry["progress"])
+            detail = progress(entry["progress"])
         elif entry["question"]:
             detail = entry["question"]
         elif entry["seconds"]:
@@ -212,7 +227,7 @@ def event(item: Mapping[str, Any]) -> str:
     skip = {"seq", "time", "type", "step", "attempt"}
     what = f"{item['type']:<18} {item.get('step', ''):<10}"
     if item["type"] == "attempt.progress":
-        rest = amount(item)
+        rest = progress(item)
     elif item["type"] == "attempt.notice":
         rest = item["message"]
     elif item.get("error"):

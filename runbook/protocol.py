@@ -58,6 +58,19 @@ NO_WORK = Work()
 
 
 @dataclass(frozen=True, slots=True)
+class Item:
+    """Something that a step works on at this moment, a file for example, in the unit of the
+    progress that it belongs to."""
+
+    name: str
+    done: float
+    total: float
+
+    def dump(self) -> dict[str, str | float]:
+        return {"name": self.name, "done": self.done, "total": self.total}
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """The answer of `check`. `outputs` is given exactly when `ok`."""
 
@@ -159,10 +172,16 @@ class Context(Protocol):
         ...
 
     def progress(
-        self, done: float, total: float | None = None, unit: str = "", message: str = ""
+        self,
+        done: float,
+        total: float | None = None,
+        unit: str = "",
+        message: str = "",
+        items: Sequence[Item] = (),
     ) -> None:
-        """Report real quantities (unit `bytes`, `objects`, ...). Call it as often as you like:
-        the engine thins it out. A call counts as a sign of life for `stall`."""
+        """Report real quantities (unit `bytes`, `objects`, ...), and if you like which items are
+        being worked on. Call it as often as you like: the engine thins it out. A call counts as
+        a sign of life for `stall`."""
         ...
 
     def run(

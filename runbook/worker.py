@@ -13,6 +13,7 @@ import selectors
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
@@ -168,12 +169,12 @@ def _apply(spec: dict[str, Any], secrets: frozenset[str], tell: Any) -> dict[str
     kind = cast(Undoable, load_step(spec["uses"], Path(spec["folder"])))
     last = 0.0
 
-    def progress(done: float, total: float | None, unit: str, message: str) -> None:
+    def progress(message: Mapping[str, Any]) -> None:
         nonlocal last
         moment = time.monotonic()
-        if moment - last >= PROGRESS_INTERVAL or done == total:
+        if moment - last >= PROGRESS_INTERVAL or message["done"] == message["total"]:
             last = moment
-            tell(type="progress", done=done, total=total, unit=unit, message=message)
+            tell(type="progress", **message)
 
     context = StepContext(
         spec["step"],

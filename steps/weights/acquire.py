@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from runbook.protocol import Context, PreconditionNotMet, StepFailure
+from runbook.protocol import Context, Item, PreconditionNotMet, StepFailure
 from runbook.steps.weights import cache, digests, hub, room, tensors
 from runbook.steps.weights.download import Download, Tuning, disk_failure
 from runbook.steps.weights.hub import Busy, Hub
@@ -54,10 +54,9 @@ def _complete(
 
     rate = Rate()
 
-    def progress(fetched: int, files: str) -> None:
+    def progress(fetched: int, files: list[Item]) -> None:
         speed = rate.describe(fetched, listing.bytes - here)
-        message = ", ".join(part for part in (speed, files) if part)
-        ctx.progress(here + fetched, listing.bytes, "bytes", message)
+        ctx.progress(here + fetched, listing.bytes, "bytes", speed, files)
 
     download = Download(
         listing,

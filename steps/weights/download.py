@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runbook.protocol import PreconditionNotMet, StepFailure
+from runbook.protocol import Item, PreconditionNotMet, StepFailure
 from runbook.steps.weights import digests
 from runbook.steps.weights.fetch import Answer, Changed, Client, Expired, Misbehaved
 from runbook.steps.weights.hub import Busy, Hub, Location
@@ -86,7 +86,7 @@ class Download:
         tuning: Tuning | None = None,
         on_done: Callable[[Entry], None] = lambda entry: None,
         on_event: Callable[[str], None] = lambda line: None,
-        on_progress: Callable[[int, str], None] = lambda done, message: None,
+        on_progress: Callable[[int, list[Item]], None] = lambda done, files: None,
     ) -> None:
         self._listing = listing
         self._folder = folder
@@ -152,12 +152,11 @@ class Download:
         with self._ready:
             counts = [self._done(job) for job in self._jobs]
             active = [
-                f"{job.entry.path} {100 * done // max(1, job.entry.size)} %"
+                Item(job.entry.path, done, job.entry.size)
                 for job, done in zip(self._jobs, counts, strict=True)
                 if job.active and not job.settled
             ]
-        more = f" and {len(active) - 1} more" if len(active) > 1 else ""
-        self._on_progress(sum(counts), f"{active[0]}{more}" if active else "")
+        self._on_progress(sum(counts), active)
 
     def _done(self, job: Job) -> int:
         if job.settled:

@@ -22,13 +22,13 @@ def context(step, workspace: Path, **values) -> StepContext:
     inputs = step.Inputs(**values).model_dump()
     workspace.mkdir(exist_ok=True)
     with (workspace / "log").open("a") as log:
-        seen: list[tuple] = []
+        seen: list[dict] = []
         made = StepContext(
             "s",
             SimpleNamespace(**inputs),
             workspace,
             out=log,
-            on_progress=lambda *a: seen.append(a),
+            on_progress=seen.append,
         )
     made.out = sys.stderr
     made.seen = seen
@@ -50,7 +50,7 @@ def test_assemble_holds_after_apply_and_tells_changes(tmp_path):
     assert check.ok
     assert step.Outputs(**check.outputs).findings == 0
     assert check.outputs["path"] == str(tmp_path / "w/assembled")
-    assert ctx.seen[-1][0] == ctx.seen[-1][1]
+    assert ctx.seen[-1]["done"] == ctx.seen[-1]["total"]
     (tmp_path / "base/config.json").write_text((tmp_path / "base/config.json").read_text() + " ")
     assert step.check(ctx).reasons[0].code == "source_changed"
     step.apply(ctx)

@@ -64,7 +64,7 @@ class Bench:
             "serve",
             self.workspace,
             self.inputs(**changes),
-            on_progress=lambda *at: self.progress.append(at),
+            on_progress=lambda told: self.progress.append(tuple(told.values())[:4]),
         )
 
     @property

@@ -119,7 +119,7 @@ class Bench:
             cache=self.cache,
             deep=deep,
             out=self.log,
-            on_progress=lambda done, total, unit, message: self.progress.append((done, total)),
+            on_progress=lambda told: self.progress.append((told["done"], told["total"])),
         )
 
     def apply(self, **inputs: Any) -> None:

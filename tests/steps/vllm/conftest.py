@@ -124,7 +124,7 @@ class World:
             out=io.StringIO(),
         )
         self.progress: list = []
-        context.on_progress = lambda *report: self.progress.append(report)
+        context.on_progress = lambda told: self.progress.append(tuple(told.values())[:4])
         return context
 
 

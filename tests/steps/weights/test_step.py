@@ -409,7 +409,7 @@ def test_cancel_keeps_what_has_arrived(hub, folder, workspace, repository, sourc
     ctx = context(workspace, hub)
     hub.faults.pause = 0.005
 
-    def progress(done, total=None, unit="", message=""):
+    def progress(done, total=None, unit="", message="", items=()):
         assert (total, unit) == (sum(f.size for f in repository.files), "bytes")
         if done > 200_000:
             raise Stop
@@ -424,6 +424,22 @@ def test_cancel_keeps_what_has_arrived(hub, folder, workspace, repository, sourc
     total = sum(f.size for f in repository.files)
     assert sent < total, "all workers stopped"
     assert hub.faults.sent - sent <= total - 200_000 + 3 * (16 << 10)
+
+
+def test_progress_names_the_files_on_their_way(hub, workspace, repository):
+    ctx = context(workspace, hub)
+    hub.faults.pause = 0.02  # the smallest shard takes longer than a look
+    told: list[dict] = []
+    ctx.on_progress = told.append
+    Weights().apply(ctx)
+    hub.faults.pause = 0
+    sizes = {f.path: f.size for f in repository.files}
+    items = [item for message in told for item in message["items"]]
+    assert {item["name"] for item in items} >= {n for n in sizes if n.endswith(".safetensors")}
+    assert all(0 <= item["done"] <= item["total"] == sizes[item["name"]] for item in items)
+    assert max(len(message["items"]) for message in told) > 1
+    for message in told:
+        assert sum(item["done"] for item in message["items"]) <= message["done"]
 
 
 def test_incoherent_tensors_are_a_failure(tmp_path, run):

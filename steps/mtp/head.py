@@ -10,6 +10,7 @@ from typing import Any
 
 from runbook.protocol import Check, Context, Json, Model, Reason, StepFailure
 from runbook.steps.mtp import stamp as stamping
+from runbook.steps.weights.pacing import time_left
 
 STAMP = ".made.json"
 MANIFEST = "manifest.json"
@@ -101,7 +102,9 @@ class Quantise:
         def follow(line: str) -> None:
             if line.startswith('{"done"'):
                 report = json.loads(line)
-                ctx.progress(report["done"], report["total"], "experts", "quantising")
+                left = report["seconds_left"]
+                message = "quantising" if left is None else f"quantising, {time_left(left)}"
+                ctx.progress(report["done"], report["total"], "experts", message)
 
         ctx.run(
             command,

@@ -32,6 +32,12 @@ def retry_after(value: str | None) -> float | None:
         return None
 
 
+def time_left(seconds: float) -> str:
+    """As `12 min left`."""
+    spoken = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+    return f"{spoken} left"
+
+
 class Rate:
     """Bytes per second over the last half minute, from the bytes done at each look."""
 
@@ -50,9 +56,7 @@ class Rate:
         if now - began < 1.0 or done <= before:
             return ""
         rate = (done - before) / (now - began)
-        left = (total - done) / rate
-        spoken = f"{left / 60:.0f} min" if left >= 120 else f"{left:.0f} s"
-        return f"{rate / 1e6:.1f} MB/s, {spoken} left"
+        return f"{rate / 1e6:.1f} MB/s, {time_left((total - done) / rate)}"
 
 
 class Bandwidth:

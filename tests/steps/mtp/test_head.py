@@ -128,6 +128,7 @@ def test_quantise_then_assemble(torch_python, tmp_path):
     made = Quantise.Outputs(**check.outputs)
     assert made.tensors == 12 and made.rounded_to_nearest == 0
     assert made.error < made.error_rtn
+    assert any(told["message"].endswith("s left") for told in ctx.seen)
     base = tiny.v4(mtp=False, compressor="bf16").write(tmp_path / "base")
     joined = context(
         Assemble(),

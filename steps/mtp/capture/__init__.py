@@ -307,6 +307,7 @@ def _finish(ctx: Context, server: Server, raw: Path, experts: int) -> None:
             )
         ctx.progress(count, experts, "experts", "writing the moments")
         time.sleep(plugin.POLL)
+    ctx.progress(experts, experts, "experts", "writing the moments")
 
 
 def _stop_left(ctx: Context, folder: Path) -> None:

@@ -16,6 +16,7 @@ from runbook.steps.weights.download import Download, Tuning, disk_failure
 from runbook.steps.weights.hub import Busy, Hub
 from runbook.steps.weights.listing import Entry, Listing
 from runbook.steps.weights.pacing import Rate, backoff
+from runbook.steps.weights.part import forget, unrecorded
 from runbook.steps.weights.stamp import NAME, Record, Stamp
 
 LOCK = ".runbook-weights.lock"
@@ -172,11 +173,11 @@ def _reuse(
                 ctx.log(f"{path} is not {entry.path} as listed: it is not used")
                 _forget(stamp, folder, entry)
             elif entry not in linked:
-                # After a kill it may be a download that was not yet recorded: then it is ours,
-                # but taking it for the user's only makes `undo` leave it.
                 before = stamp.records.get(entry.path)
-                known = before is not None and before.holds(path)
-                origin = before.origin if before is not None and known else "adopted"
+                if before is not None and before.holds(path):
+                    origin = before.origin
+                else:
+                    origin = "downloaded" if unrecorded(path) else "adopted"
                 _record(stamp, folder, entry, origin, True)
                 ctx.log(f"{entry.path}: was here")
                 del left[entry.path]
@@ -198,6 +199,7 @@ def _reuse(
 def _record(stamp: Stamp, folder: Path, entry: Entry, origin: str, verified: bool) -> None:
     stamp.records[entry.path] = Record.of(folder / entry.path, origin, verified)
     stamp.save(folder)
+    forget(folder / entry.path)
 
 
 def _forget(stamp: Stamp, folder: Path, entry: Entry) -> None:

@@ -28,8 +28,7 @@ class Part:
     def __init__(self, target: Path, entry: Entry, hashed: bool) -> None:
         self.entry = entry
         self.target = target
-        self.path = target.with_name(target.name + SUFFIX)
-        self.sidecar = target.with_name(target.name + SUFFIX + ".json")
+        self.path, self.sidecar = paths(target)
         self.validators: dict[str, str] = {}
         self.spans = Spans()
         self.passes = 1
@@ -160,17 +159,18 @@ class Part:
         self.sync()
 
     def finish(self) -> None:
-        """Make the file durable under its own name."""
+        """Make the file durable under its own name. Its sidecar stays until `forget`: should a
+        kill come before the file is recorded, `unrecorded` knows it by that."""
         os.fsync(self._file)
+        if not self.sidecar.exists():
+            self.sync()
         self.close()
         self.path.replace(self.target)
         sync_folder(self.target.parent)
-        self.sidecar.unlink(missing_ok=True)
 
     def discard(self) -> None:
         self.close()
-        self.path.unlink(missing_ok=True)
-        self.sidecar.unlink(missing_ok=True)
+        forget(self.target)
 
     def close(self) -> None:
         with self._sync_lock, self._lock:
@@ -179,9 +179,26 @@ class Part:
                 os.close(self._file)
 
 
+def paths(target: Path) -> tuple[Path, Path]:
+    """`target` on its way, and the sidecar."""
+    return target.with_name(target.name + SUFFIX), target.with_name(target.name + SUFFIX + ".json")
+
+
+def unrecorded(target: Path) -> bool:
+    """Whether `target` is a finished download of ours that nobody recorded."""
+    path, sidecar = paths(target)
+    return sidecar.exists() and not path.exists()
+
+
+def forget(target: Path) -> None:
+    """Remove what was on its way to `target`."""
+    for path in paths(target):
+        path.unlink(missing_ok=True)
+
+
 def trusted_bytes(target: Path, entry: Entry) -> int:
     """How many bytes of an unfinished file need not be fetched again."""
-    data = read_json(target.with_name(target.name + SUFFIX + ".json"))
+    data = read_json(paths(target)[1])
     if not isinstance(data, dict) or data.get("digest") != str(entry.digest):
         return 0
     return Spans((start, stop) for start, stop in data["spans"]).total

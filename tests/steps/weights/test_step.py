@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -14,8 +15,9 @@ import pytest
 
 from runbook.protocol import PreconditionNotMet, StepFailure
 from runbook.steps.publish.repository import Repository
-from runbook.steps.weights import Weights, room
-from tests.steps.weights.hub import TestHub, context, tree, write_repository
+from runbook.steps.weights import Weights, acquire, room
+from tests.steps.weights.crash import Crash, crashing
+from tests.steps.weights.hub import TUNING, TestHub, context, tree, write_repository
 
 LARGEST = "model-00003-of-00003.safetensors"
 EVERYTHING = {"allow": [], "ignore": []}
@@ -390,6 +392,35 @@ def test_undo_removes_what_is_ours(hub, run, folder, source, workspace):
     step.undo(ctx)
     assert set(tree(folder)) == {"config.json", "mine.txt"}
     step.undo(ctx)
+
+
+@pytest.mark.parametrize("crash_at", range(0, 120, 3))
+def test_undo_leaves_nothing_wherever_a_crash_came(crash_at, hub, run, workspace, monkeypatch):
+    step, ctx = Weights(), context(workspace, hub)
+    monkeypatch.setattr(acquire, "DEFAULT_TUNING", TUNING)
+    with crashing(monkeypatch, crash_at), contextlib.suppress(Crash):
+        step.apply(ctx)
+    run(hub)
+    step.undo(ctx)
+    assert list(workspace.iterdir()) == []
+
+
+def test_file_put_there_by_hand_beside_an_unfinished_download_stays(
+    hub, run, folder, source, workspace, monkeypatch
+):
+    name = "model-00002-of-00003.safetensors"
+    monkeypatch.setattr(acquire, "DEFAULT_TUNING", TUNING)
+    step, ctx = Weights(), context(workspace, hub, workers=1)
+    for crash_at in range(10, 60):
+        with crashing(monkeypatch, crash_at), contextlib.suppress(Crash):
+            step.apply(ctx)
+        if (folder / f"{name}.part.json").exists() and not (folder / name).exists():
+            break
+    (folder / name).write_bytes((source / name).read_bytes())
+    run(hub)
+    assert not list(folder.glob("*.part*"))
+    step.undo(ctx)
+    assert set(tree(folder)) == {name}
 
 
 def test_undo_of_nothing_and_of_everything(hub, run, folder, workspace):

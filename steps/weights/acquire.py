@@ -16,7 +16,7 @@ from runbook.steps.weights.download import Download, Tuning, disk_failure
 from runbook.steps.weights.hub import Busy, Hub
 from runbook.steps.weights.listing import Entry, Listing
 from runbook.steps.weights.pacing import Rate, backoff
-from runbook.steps.weights.part import forget, unrecorded
+from runbook.steps.weights.part import claim, forget, unrecorded
 from runbook.steps.weights.stamp import NAME, Record, Stamp
 
 LOCK = ".runbook-weights.lock"
@@ -181,12 +181,14 @@ def _reuse(
                 _record(stamp, folder, entry, origin, True)
                 ctx.log(f"{entry.path}: was here")
                 del left[entry.path]
-            elif how := cache.reuse(path, folder / entry.path, ctx.inputs.link):
-                _record(stamp, folder, entry, "linked", True)
-                ctx.log(f"{entry.path}: {how} of {path}")
-                del left[entry.path]
             else:
-                ctx.log(f"{path} cannot be linked here: set `link: symlink` to use it in place")
+                claim(folder / entry.path, entry)
+                if how := cache.reuse(path, folder / entry.path, ctx.inputs.link):
+                    _record(stamp, folder, entry, "linked", True)
+                    ctx.log(f"{entry.path}: {how} of {path}")
+                    del left[entry.path]
+                else:
+                    ctx.log(f"{path} cannot be linked here: set `link: symlink` to use it in place")
     for entry in left.values():
         path = folder / entry.path
         if path.exists() and entry.path not in stamp.records:

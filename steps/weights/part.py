@@ -184,8 +184,17 @@ def paths(target: Path) -> tuple[Path, Path]:
     return target.with_name(target.name + SUFFIX), target.with_name(target.name + SUFFIX + ".json")
 
 
+def claim(target: Path, entry: Entry) -> None:
+    """Make `unrecorded` know what is put at `target` next."""
+    sidecar = paths(target)[1]
+    if not sidecar.exists():
+        sidecar.parent.mkdir(parents=True, exist_ok=True)
+        record = {"format": FORMAT, "digest": str(entry.digest), "size": entry.size}
+        write_json(sidecar, {**record, "passes": 1, "spans": [], "validators": {}})
+
+
 def unrecorded(target: Path) -> bool:
-    """Whether `target` is a finished download of ours that nobody recorded."""
+    """Whether `target` is ours, whole, and a kill came before it was recorded."""
     path, sidecar = paths(target)
     return sidecar.exists() and not path.exists()
 

@@ -405,6 +405,19 @@ def test_undo_leaves_nothing_wherever_a_crash_came(crash_at, hub, run, workspace
     assert list(workspace.iterdir()) == []
 
 
+@pytest.mark.parametrize("crash_at", range(0, 40, 3))
+def test_undo_leaves_no_link_wherever_a_crash_came(
+    crash_at, hub, run, workspace, monkeypatch, cache
+):
+    step, ctx = Weights(), context(workspace, hub)
+    with crashing(monkeypatch, crash_at), contextlib.suppress(Crash):
+        step.apply(ctx)
+    run(hub)
+    assert hub.faults.sent == 0
+    step.undo(ctx)
+    assert list(workspace.iterdir()) == []
+
+
 def test_file_put_there_by_hand_beside_an_unfinished_download_stays(
     hub, run, folder, source, workspace, monkeypatch
 ):

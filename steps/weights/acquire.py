@@ -16,7 +16,7 @@ from runbook.steps.weights.download import Download, Tuning, disk_failure
 from runbook.steps.weights.hub import Busy, Hub
 from runbook.steps.weights.listing import Entry, Listing
 from runbook.steps.weights.pacing import Rate, backoff
-from runbook.steps.weights.part import claim, forget, unrecorded
+from runbook.steps.weights.part import claim, discard, unrecorded
 from runbook.steps.weights.stamp import NAME, Record, Stamp
 
 LOCK = ".runbook-weights.lock"
@@ -201,7 +201,7 @@ def _reuse(
 def _record(stamp: Stamp, folder: Path, entry: Entry, origin: str, verified: bool) -> None:
     stamp.records[entry.path] = Record.of(folder / entry.path, origin, verified)
     stamp.save(folder)
-    forget(folder / entry.path)
+    discard(folder / entry.path)
 
 
 def _forget(stamp: Stamp, folder: Path, entry: Entry) -> None:

@@ -159,7 +159,7 @@ class Part:
         self.sync()
 
     def finish(self) -> None:
-        """Make the file durable under its own name. Its sidecar stays until `forget`: should a
+        """Make the file durable under its own name. Its sidecar stays until `discard`: should a
         kill come before the file is recorded, `unrecorded` knows it by that."""
         os.fsync(self._file)
         if not self.sidecar.exists():
@@ -170,7 +170,7 @@ class Part:
 
     def discard(self) -> None:
         self.close()
-        forget(self.target)
+        discard(self.target)
 
     def close(self) -> None:
         with self._sync_lock, self._lock:
@@ -199,7 +199,7 @@ def unrecorded(target: Path) -> bool:
     return sidecar.exists() and not path.exists()
 
 
-def forget(target: Path) -> None:
+def discard(target: Path) -> None:
     """Remove what was on its way to `target`."""
     for path in paths(target):
         path.unlink(missing_ok=True)

@@ -429,6 +429,8 @@ def test_file_put_there_by_hand_beside_an_unfinished_download_stays(
             step.apply(ctx)
         if (folder / f"{name}.part.json").exists() and not (folder / name).exists():
             break
+    else:
+        pytest.fail("no crash came in the middle of the file")
     (folder / name).write_bytes((source / name).read_bytes())
     run(hub)
     assert not list(folder.glob("*.part*"))

@@ -42,7 +42,7 @@ lint: $(VENV)/.dev
 
 schema: $(VENV)/.ready
 	$(BIN)/python -m runbook.document.schema > runbook/schemas/runbook.schema.json
-	$(BIN)/python -m runbook.answers
+	$(BIN)/python -m runbook.cli.answers
 
 # Needs the package index, and for the CUDA toolkit a conda channel.
 lock: $(VENV)/.dev

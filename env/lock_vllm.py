@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runbook.files import write_atomic
+from runbook.steps.common.store import sha256_file
 from runbook.steps.vllm.packages import pip_settings, uv_environment, uv_index_options
-from runbook.steps.vllm.store import sha256_file
 from runbook.steps.vllm.wheel import Wheel, normal_name
 
 HERE = Path(__file__).parent

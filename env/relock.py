@@ -22,8 +22,8 @@ from pathlib import Path
 
 from runbook.env import conda_solver
 from runbook.files import write_atomic, write_json
+from runbook.steps.common.pip.wheels import sha256_of
 from runbook.steps.toolkit.conda import sizes_beside
-from runbook.steps.toolkit.wheels import sha256_of
 
 HERE = Path(__file__).parent
 HEADER = """\

@@ -19,7 +19,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    from runbook.cli import invoke
+    from runbook.cli.main import invoke
 
     return invoke(arguments)
 

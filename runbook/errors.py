@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from runbook.remedy import Remedy
+
 # Exit codes, documented in `runbook --help` and pinned by tests/runbook/test_exit_codes.py.
 DONE = 0
 FAILED = 1
@@ -34,8 +36,9 @@ EXIT_CODES = {
 }
 
 
-class RunbookError(Exception):
-    """A failure of a command that its user can read and act upon."""
+class Failure(Exception):
+    """A failure that its user can read and act upon: what, where, why, what to do, whether to
+    retry. Everything that ends a command is one; `exit_code` says how."""
 
     def __init__(
         self,
@@ -44,11 +47,10 @@ class RunbookError(Exception):
         code: str,
         exit_code: int,
         cause: str = "",
-        remedy: str = "",
+        remedy: str | Remedy = "",
         retryable: bool = False,
         where: str = "",
         log: str = "",
-        next: tuple[str, ...] = (),
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -59,17 +61,47 @@ class RunbookError(Exception):
         self.retryable = retryable
         self.where = where
         self.log = log
+
+    def error_dict(self) -> dict[str, Any]:
+        """The `error` object of an answer."""
+        return error_dict(
+            self.code,
+            self.message,
+            cause=self.cause,
+            remedy=self.remedy,
+            retryable=self.retryable,
+            where=self.where,
+            log=self.log,
+        )
+
+
+class RunbookError(Failure):
+    """A failure of a command; `next` are the commands to call then."""
+
+    def __init__(self, message: str, *, next: tuple[str, ...] = (), **fields: Any) -> None:
+        super().__init__(message, **fields)
         self.next = next
 
 
-def error_data(error: Any) -> dict[str, Any]:
-    """The `error` object of a document, from a RunbookError or a StepFailure."""
+def error_dict(
+    code: str,
+    message: str,
+    *,
+    cause: str = "",
+    remedy: str | Remedy = "",
+    retryable: bool = False,
+    where: str = "",
+    log: str = "",
+    **more: Any,
+) -> dict[str, Any]:
+    """The `error` object of answers and events: the one place that knows its fields."""
     return {
-        "code": error.code,
-        "message": error.message,
-        "cause": error.cause,
-        "remedy": error.remedy,
-        "retryable": error.retryable,
-        "where": error.where,
-        "log": getattr(error, "log", ""),
+        "code": code,
+        "message": message,
+        "cause": cause,
+        "remedy": str(remedy),
+        "retryable": retryable,
+        "where": where,
+        "log": log,
+        **more,
     }

@@ -1,7 +1,7 @@
 """The contract between the engine and a step.
 
-A step makes one part of the world so, and can tell whether it already is. This module imports
-only the standard library: a run in which all steps are satisfied must not pay for more.
+A step makes one part of the world so, and can tell whether it already is. This module needs only
+the standard library: a run in which all steps are satisfied must not pay for more.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
+from runbook.errors import FAILED, PRECONDITION, Failure
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from runbook.remedy import Remedy
 
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 Severity: TypeAlias = Literal["error", "warning", "info"]
@@ -30,14 +34,14 @@ class Reason:
 
     code: str
     message: str
-    remedy: str = ""
+    remedy: str | Remedy = ""
     severity: Severity = "error"
 
     def dump(self) -> dict[str, str]:
         return {
             "code": self.code,
             "message": self.message,
-            "remedy": self.remedy,
+            "remedy": str(self.remedy),
             "severity": self.severity,
         }
 
@@ -88,36 +92,28 @@ class Check:
         return cls(False, reasons, work or NO_WORK)
 
 
-class StepFailure(Exception):
-    """A failure of a step that its user can read: what, why, what to do, whether to retry."""
+class StepFailure(Failure):
+    """A failure of a step that its user can read."""
 
-    exit_code = 1
+    default_exit_code = FAILED
 
     def __init__(
         self,
         message: str,
         *,
         code: str = "step_failed",
-        cause: str = "",
-        remedy: str = "",
-        retryable: bool = False,
-        where: str = "",
         reasons: Sequence[Reason] = (),
+        **fields: Any,
     ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.code = code
-        self.cause = cause
-        self.remedy = remedy
-        self.retryable = retryable
-        self.where = where
+        fields.setdefault("exit_code", self.default_exit_code)
+        super().__init__(message, code=code, **fields)
         self.reasons = tuple(reasons)
 
 
 class PreconditionNotMet(StepFailure):
     """The world outside the workspace must change first; `run` ends with exit code 3."""
 
-    exit_code = 3
+    default_exit_code = PRECONDITION
 
 
 class Cancelled(BaseException):

@@ -16,13 +16,13 @@ STEPS = {
 }
 
 FACTS = {
-    "cpu": "runbook.steps.facts:cpu",
-    "gpus": "runbook.steps.facts:gpus",
-    "memory": "runbook.steps.facts:memory",
+    "cpu": "runbook.steps.common.facts:cpu",
+    "gpus": "runbook.steps.common.facts:gpus",
+    "memory": "runbook.steps.common.facts:memory",
 }
 
 # Given a kind of step and the text of a log: the known failure that it shows, or None.
-DIAGNOSE = "runbook.steps.diagnoses:diagnose"
+DIAGNOSE = "runbook.steps.common.diagnoses:diagnose"
 
 VERBS = {
     "lint": "runbook.steps.verbs:lint",

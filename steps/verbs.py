@@ -27,12 +27,12 @@ def lint(checkpoint: str, target: str, as_json: bool) -> int:
 
     Exits 3 if a finding is an error for the target.
     """
-    from runbook.envelope import document
+    from runbook.cli.envelope import document
     from runbook.errors import DONE, PRECONDITION, USAGE, RunbookError
-    from runbook.steps.mtp import report
-    from runbook.steps.mtp.checkpoint import CheckpointError
-    from runbook.steps.mtp.lint import lint as examine
-    from runbook.steps.mtp.targets import TARGETS
+    from runbook.steps.checkpoint import report
+    from runbook.steps.checkpoint.checkpoint import CheckpointError
+    from runbook.steps.checkpoint.lint import lint as examine
+    from runbook.steps.checkpoint.targets import TARGETS
 
     if target not in TARGETS:
         raise RunbookError(
@@ -76,9 +76,9 @@ def lint(checkpoint: str, target: str, as_json: bool) -> int:
 @JSON_OPTION
 def patches(target: str | None, workspace: Path | None, as_json: bool) -> None:
     """Show the patch series for a TARGET vLLM and the state of each patch."""
-    from runbook import human
-    from runbook.context import default_cache
-    from runbook.envelope import document
+    from runbook.cli import human
+    from runbook.cli.envelope import document
+    from runbook.planning.context import default_cache
     from runbook.steps.vllm.report import patches as table
     from runbook.steps.vllm.target import targets
 

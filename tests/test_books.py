@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from runbook import template
+from runbook.document import template
 from runbook.document.compile import BOOKS, compile_book
-from runbook.registry import load_step
-from runbook.steps import facts
-from runbook.steps.mtp.targets import TARGETS
+from runbook.document.registry import load_step
+from runbook.steps.checkpoint.targets import TARGETS
+from runbook.steps.common import facts
 from runbook.steps.serve.command import effective, spec
 from tests.conftest import Cli
 

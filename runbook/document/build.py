@@ -15,7 +15,7 @@ from runbook.document.errors import DocumentInvalid
 from runbook.document.models import Document, Step
 from runbook.document.source import Node, Source
 from runbook.document.steps import Steps
-from runbook.template import is_static
+from runbook.document.template import is_static
 
 
 @dataclass

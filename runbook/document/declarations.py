@@ -11,7 +11,7 @@ from runbook.document.errors import alternatives, nearest
 from runbook.document.invalid import shown
 from runbook.document.models import INPUT_NAME, Input
 from runbook.document.source import Node, Path, Source
-from runbook.template import describe
+from runbook.document.template import describe
 
 
 class Declarations:

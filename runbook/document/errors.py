@@ -1,10 +1,12 @@
-"""What is wrong with a document, as data. Imports only the standard library."""
+"""What is wrong with a document, as data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from runbook.errors import USAGE, Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +43,27 @@ class Problem:
         return text
 
 
-class DocumentInvalid(Exception):
-    """A document, or the inputs given for it, cannot be used. Holds every error found.
-
-    Has the attributes that every error shown to a user has.
-    """
-
-    exit_code = 2
-    code = "document_invalid"
-    retryable = False
+class DocumentInvalid(Failure):
+    """A document, or the inputs given for it, cannot be used. Holds every error found."""
 
     def __init__(
         self,
         problems: Iterable[Problem],
         remedy: str = "correct what is listed, then ask `runbook validate`",
     ) -> None:
-        self.remedy = remedy
         self.problems = tuple(sorted(problems, key=lambda p: (p.line, p.column, p.file)))
-        self.message = self._headline()
-        self.cause = "\n".join(map(str, self.problems))
         first = self.problems[0]
-        self.where = f"{first.file}:{first.line}:{first.column}" if first.line else first.file
-        super().__init__(f"{self.message}\n{self.cause}")
+        super().__init__(
+            self._headline(),
+            code="document_invalid",
+            exit_code=USAGE,
+            cause="\n".join(map(str, self.problems)),
+            remedy=remedy,
+            where=f"{first.file}:{first.line}:{first.column}" if first.line else first.file,
+        )
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.cause}"
 
     def _headline(self) -> str:
         if self.problems[0].code in ("unknown_book", "not_readable"):

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
+from runbook.document.template import operator, quote
 from runbook.protocol import Json
-from runbook.template import operator, quote
 
 
 def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:

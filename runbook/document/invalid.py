@@ -14,8 +14,8 @@ from runbook.document.errors import alternatives, nearest
 from runbook.document.fields import keys_of, models_at
 from runbook.document.models import BOOK_NAME, SECRET_NAME, STEP_ID
 from runbook.document.source import Node, Path, Source
+from runbook.document.template import describe
 from runbook.protocol import Json
-from runbook.template import describe
 
 _EXPECTED = {
     "string_type": "text",

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from runbook.document.errors import alternatives, nearest
 from runbook.document.fields import is_open, keys_of, models_at
+from runbook.document.template import operator
 from runbook.protocol import Json
-from runbook.template import operator
 
 CHECK_NAMES: Mapping[str, Sequence[str]] = {"work": ("bytes", "seconds", "disk")}
 
@@ -153,7 +153,7 @@ def chains(compiled: Json) -> list[tuple[str, ...]]:
     assert isinstance(compiled, dict) and key
     body: Any = compiled[key]
     if key == "$jinja":
-        from runbook import jinja
+        from runbook.document import jinja
 
         return list(dict.fromkeys(jinja.references(jinja.parse(body))))
     if key == "$join":

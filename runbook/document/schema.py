@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from runbook import registry
+from runbook.document import registry
 from runbook.document.models import INPUT_NAME, Document
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

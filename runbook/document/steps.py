@@ -10,8 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from runbook import registry
-from runbook.document import inputs, invalid, needs
+from runbook.document import inputs, invalid, needs, registry
 from runbook.document.errors import alternatives, nearest
 from runbook.document.fields import with_defaults
 from runbook.document.references import Names, Outputs
@@ -87,7 +86,7 @@ class Steps:
         """The files whose code decided what the document may say, and what is made of it."""
         # This package's own too: a checkout changes under the same version.
         modules = {name for name in sys.modules if name.startswith("runbook.document")}
-        modules.add("runbook.template")
+        modules.add("runbook.document.template")
         for kind in self.kinds.values():
             owners: Iterable[Any] = (type(kind.step), kind.inputs, kind.outputs)
             modules.update(owner.__module__ for owner in owners if owner is not None)

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
-from runbook import jinja, template
+from runbook.document import jinja, template
 from runbook.document.errors import nearest
 from runbook.document.references import Names, chains
 from runbook.document.source import Node, Path, Place, Source

@@ -21,8 +21,8 @@ from runbook.protocol import (
 from runbook.steps.mtp import stamp as stamping
 
 if TYPE_CHECKING:
-    from runbook.steps.mtp.lint import Finding
-    from runbook.steps.mtp.subject import Subject
+    from runbook.steps.checkpoint.lint import Finding
+    from runbook.steps.checkpoint.subject import Subject
 
 STAMP = ".mtp.json"
 SPARE = 1 << 30
@@ -58,8 +58,8 @@ class Mtp:
         return Check.satisfied(_outputs(destination, stamp))
 
     def apply(self, ctx: Context) -> None:
+        from runbook.steps.checkpoint.lint import examine
         from runbook.steps.mtp import mend, write
-        from runbook.steps.mtp.lint import examine
 
         source, destination = _folders(ctx)
         before = stamping.stats(source)
@@ -139,8 +139,8 @@ def _outputs(destination: Path, stamp: Mapping[str, Any]) -> dict[str, Json]:
 
 
 def _open(folder: Path) -> Subject:
-    from runbook.steps.mtp.checkpoint import CheckpointError, open_folder
-    from runbook.steps.mtp.lint import subject
+    from runbook.steps.checkpoint.checkpoint import CheckpointError, open_folder
+    from runbook.steps.checkpoint.lint import subject
 
     try:
         return subject(open_folder(folder))
@@ -151,8 +151,8 @@ def _open(folder: Path) -> Subject:
 
 
 def _findings(ctx: Context, about: Subject) -> list[Finding]:
-    from runbook.steps.mtp.lint import examine
-    from runbook.steps.mtp.targets import TARGETS
+    from runbook.steps.checkpoint.lint import examine
+    from runbook.steps.checkpoint.targets import TARGETS
 
     if ctx.inputs.target not in TARGETS:
         raise StepFailure(

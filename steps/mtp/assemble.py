@@ -24,12 +24,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from runbook.steps.checkpoint.checkpoint import CONFIG, INDEX, Checkpoint, open_folder
+from runbook.steps.checkpoint.headers import ITEM_BITS, Tensor, parse, render
+from runbook.steps.checkpoint.layout import Linear
+from runbook.steps.checkpoint.lint import Finding, examine, subject
+from runbook.steps.checkpoint.subject import PACKED, SCALES, Subject
 from runbook.steps.mtp import mend, write
-from runbook.steps.mtp.checkpoint import CONFIG, INDEX, Checkpoint, open_folder
-from runbook.steps.mtp.headers import ITEM_BITS, Tensor, parse, render
-from runbook.steps.mtp.layout import Linear
-from runbook.steps.mtp.lint import Finding, examine, subject
-from runbook.steps.mtp.subject import PACKED, SCALES, Subject
 
 SHARD = "model-mtp-w4a16.safetensors"
 EXPERT_FILES = "expert-*.safetensors"

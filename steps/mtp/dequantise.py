@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from runbook.steps.mtp.headers import Tensor
+from runbook.steps.checkpoint.headers import Tensor
 
 BLOCK = 128
 

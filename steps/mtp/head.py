@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from runbook.protocol import Check, Context, Json, Model, Reason, StepFailure
+from runbook.steps.common.pacing import time_left
 from runbook.steps.mtp import stamp as stamping
-from runbook.steps.weights.pacing import time_left
 
 STAMP = ".made.json"
 MANIFEST = "manifest.json"
@@ -151,9 +151,9 @@ class Assemble:
         )
 
     def apply(self, ctx: Context) -> None:
+        from runbook.steps.checkpoint.checkpoint import CheckpointError
+        from runbook.steps.checkpoint.targets import TARGETS
         from runbook.steps.mtp.assemble import AssemblyError, assemble
-        from runbook.steps.mtp.checkpoint import CheckpointError
-        from runbook.steps.mtp.targets import TARGETS
 
         folder = place(ctx)
         given = ctx.inputs

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from runbook.steps.mtp.lint import Finding
-from runbook.steps.mtp.lint_config import compressors, modules
-from runbook.steps.mtp.lint_files import lacking
-from runbook.steps.mtp.lint_tensors import renamed
-from runbook.steps.mtp.quantization import PROBES, Scheme, matched
-from runbook.steps.mtp.subject import SCALES, Subject
+from runbook.steps.checkpoint.lint import Finding
+from runbook.steps.checkpoint.lint_config import compressors, modules
+from runbook.steps.checkpoint.lint_files import lacking
+from runbook.steps.checkpoint.lint_tensors import renamed
+from runbook.steps.checkpoint.quantization import PROBES, Scheme, matched
+from runbook.steps.checkpoint.subject import SCALES, Subject
 
 Key = tuple[str, str]
 """A tensor by shard and name."""

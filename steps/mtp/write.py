@@ -12,8 +12,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from runbook.steps.mtp.checkpoint import CONFIG, INDEX, Checkpoint
-from runbook.steps.mtp.headers import ITEM_BITS, Tensor, render
+from runbook.steps.checkpoint.checkpoint import CONFIG, INDEX, Checkpoint
+from runbook.steps.checkpoint.headers import ITEM_BITS, Tensor, render
 from runbook.steps.mtp.mend import Edit, Plan
 
 CHUNK = 16 << 20

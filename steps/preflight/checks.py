@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from runbook.protocol import Reason
-from runbook.steps.facts import ISA_LEVELS
+from runbook.steps.common.facts import ISA_LEVELS
 from runbook.steps.preflight.machine import Machine
 
 MIB = 1 << 20

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from runbook.process import session_members
-from runbook.steps import facts
-from runbook.steps.service import Service
+from runbook.steps.common import facts
+from runbook.steps.common.service import Service
 
 PCI_DEVICES = Path("/sys/bus/pci/devices")
 SCANNED_ENTRIES = 20_000
@@ -149,7 +149,7 @@ class Machine:
 
     def port_holder(self, host: str, port: int) -> str | None:
         """Who keeps a port from us, in words; None if it is free or our own server's."""
-        from runbook.steps import ports
+        from runbook.steps.common import ports
 
         if self.own_server is not None and self.own_server.spec.get("port") == port:
             return None

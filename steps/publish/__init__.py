@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from runbook.files import read_json, write_json
 from runbook.process import Identity, stop_session
 from runbook.protocol import Check, Context, Json, Model, Reason, StepFailure
-from runbook.steps import endpoint, ports
+from runbook.steps.common import endpoint, ports
 
 if TYPE_CHECKING:
     import subprocess

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from runbook.protocol import Check, Context, Model, Reason, StepFailure, Work
-from runbook.steps import endpoint
+from runbook.steps.common import endpoint
+from runbook.steps.common.service import Service
 from runbook.steps.serve.command import differences, effective, spec
-from runbook.steps.service import Service
 
 START_SECONDS = 60.0
 """What a start takes at least; a large checkpoint takes minutes more."""
@@ -110,7 +110,7 @@ class Serve:
         return running.alive()
 
     def _start(self, ctx: Context, inputs: SimpleNamespace, here: Path) -> Service:
-        from runbook.steps import ports
+        from runbook.steps.common import ports
         from runbook.steps.serve.readiness import require_model_folder
         from runbook.steps.serve.supervisor import SystemdUser, supervisor
 

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from runbook.protocol import Context, StepFailure
-from runbook.steps.diagnoses import diagnose
-from runbook.steps.endpoint import url
-from runbook.steps.metrics import Speculation
+from runbook.steps.common.diagnoses import diagnose
+from runbook.steps.common.endpoint import url
+from runbook.steps.common.metrics import Speculation
+from runbook.steps.common.service import Service
 from runbook.steps.serve.log import Reader, Tail, root_cause
-from runbook.steps.service import Service
 
 if TYPE_CHECKING:
     import httpx

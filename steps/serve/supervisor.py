@@ -13,8 +13,8 @@ from typing import Any, Literal, Protocol
 
 from runbook.files import write_atomic
 from runbook.protocol import StepFailure
-from runbook.steps import service
-from runbook.steps.service import Service
+from runbook.steps.common import service
+from runbook.steps.common.service import Service
 
 Kind = Literal["session", "systemd-user"]
 SYSTEMCTL_SECONDS = 30

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from runbook.files import read_json
 from runbook.process import Identity
 from runbook.protocol import Check, Context, Model, Reason, StepFailure, Work
-from runbook.steps import endpoint
+from runbook.steps.common import endpoint
 
 RESULT = "smoke/result.json"
 SECONDS = 15.0

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from runbook.protocol import Reason
-from runbook.steps.metrics import Speculation
+from runbook.steps.common.metrics import Speculation
 from runbook.steps.smoke.client import Answer, Client, Unanswered
 
 FROM_MTP = "`runbook run --from mtp`"

@@ -10,11 +10,12 @@ from types import SimpleNamespace
 
 from runbook.files import read_json, write_json
 from runbook.protocol import Context, StepFailure, Work
-from runbook.steps.toolkit import conda_meta, cxx_runtime, host_compiler, tether
+from runbook.steps.common import tether
+from runbook.steps.common.pip.symptoms import DISK_FULL, Symptom, diagnose
+from runbook.steps.toolkit import conda_meta, cxx_runtime, host_compiler
 from runbook.steps.toolkit.conda_lock import CondaPackage, read_lock
 from runbook.steps.toolkit.host_compiler import HostCompiler
 from runbook.steps.toolkit.provider import Toolchain
-from runbook.steps.toolkit.symptoms import DISK_FULL, Symptom, diagnose
 
 UNPACKED_RATIO = 3.0  # of the archives' size: CUDA's libraries compress to about a third
 DOWNLOAD_BYTES_PER_SECOND = 50e6  # assumed, for plans

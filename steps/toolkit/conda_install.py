@@ -27,9 +27,9 @@ from typing import Any
 
 import rattler
 
+from runbook.steps.common.pip.wheels import sha256_of
 from runbook.steps.toolkit.conda import PROGRESS, VERDICT
 from runbook.steps.toolkit.conda_lock import CondaPackage
-from runbook.steps.toolkit.wheels import sha256_of
 
 INTERVAL = 1.0  # seconds between lines of progress
 

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from runbook.steps.common.pip.wheels import sha256_of
 from runbook.steps.toolkit.conda_lock import CondaPackage
-from runbook.steps.toolkit.wheels import sha256_of
 
 
 def damage(prefix: Path, package: CondaPackage) -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from runbook.protocol import Context, StepFailure, Work
-from runbook.steps.toolkit import host_compiler, pip_command, record, tree
+from runbook.steps.common.pip import pip_command
+from runbook.steps.common.pip.wheels import Wheel, WheelCache, read_requirements
+from runbook.steps.toolkit import host_compiler, record, tree
 from runbook.steps.toolkit.host_compiler import HostCompiler
 from runbook.steps.toolkit.provider import Toolchain
-from runbook.steps.toolkit.wheels import Wheel, WheelCache, read_requirements
 
 UNPACKED_RATIO = 2.8  # measured: the 0.1 GB of `compiler` unpack to 0.27 GB
 DOWNLOAD_BYTES_PER_SECOND = 50e6  # assumed, for plans

@@ -8,7 +8,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from runbook.steps.toolkit.wheels import CHUNK
+from runbook.steps.common.pip.wheels import CHUNK
 
 
 def files_of(tree: Path, dist_info: str) -> list[tuple[str, str, int | None]]:

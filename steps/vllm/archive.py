@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 from runbook.protocol import Context, StepFailure
-from runbook.steps.vllm.store import Store, sha256_file
+from runbook.steps.common.store import Store, sha256_file
 
 _TIMEOUT = 60  # seconds without a byte
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runbook.protocol import Context, StepFailure
+from runbook.steps.common.store import Store, key_of
 from runbook.steps.vllm import wheel as wheels
 from runbook.steps.vllm.release import Release
 from runbook.steps.vllm.series import (
@@ -14,7 +15,6 @@ from runbook.steps.vllm.series import (
     load,
     patched,
 )
-from runbook.steps.vllm.store import Store, key_of
 from runbook.steps.vllm.wheel import Wheel, WheelError, WheelName
 
 NAME = "vllm"
@@ -85,8 +85,8 @@ def touched(series: Series, wheel: Wheel) -> tuple[str, ...]:
 
 def base_wheel(ctx: Context, store: Store, release: Release) -> Path:
     """The published wheel: from the cache, else downloaded with pip as it is configured."""
-    from runbook.steps.toolkit import pip_command
-    from runbook.steps.toolkit.wheels import Wheel as Pin
+    from runbook.steps.common.pip import pip_command
+    from runbook.steps.common.pip.wheels import Wheel as Pin
 
     locked = release.wheel()
     if (found := store.find(locked.sha256)) is not None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from runbook.files import read_json, sync_folder, write_json
 from runbook.protocol import Context, PreconditionNotMet, StepFailure
-from runbook.steps.vllm.store import key_of
+from runbook.steps.common.store import key_of
 
 LINK = "venv"
 DIGEST = "[0-9a-f]" * 8
@@ -78,7 +78,7 @@ def changed_files(folder: Path, facts: Mapping[str, list[int]]) -> list[str]:
 
 def create(ctx: Context, folder: Path, python: str) -> None:
     """An empty environment with the given minor version of Python; what was there is removed."""
-    from runbook.steps.toolkit import tether
+    from runbook.steps.common import tether
 
     remove(folder)
     ctx.run(

@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 
 from runbook.protocol import Context, StepFailure
-from runbook.steps.toolkit import tether
+from runbook.steps.common import tether
+from runbook.steps.common.store import sha256_file
 from runbook.steps.vllm import environment, packages
 from runbook.steps.vllm.build import NAME, Built
 from runbook.steps.vllm.release import Release
-from runbook.steps.vllm.store import sha256_file
 from runbook.steps.vllm.verify import file_faults
 
 DIST = "dist"

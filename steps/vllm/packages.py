@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runbook.protocol import Context, PreconditionNotMet, StepFailure
-from runbook.steps.toolkit import tether
+from runbook.steps.common import tether
 
 _DOWNLOADING = re.compile(r"Downloading (\S+) \(([\d.]+)([KMG]iB)\)")
 _DOWNLOADED = re.compile(r" Downloaded (\S+)")

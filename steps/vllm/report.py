@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from runbook.protocol import StepFailure
+from runbook.steps.common.store import Store
 from runbook.steps.vllm.build import NAME
 from runbook.steps.vllm.release import Release, load_release, lock_path
 from runbook.steps.vllm.series import Finding, Patch, Read, Series, examine, load
-from runbook.steps.vllm.store import Store
 from runbook.steps.vllm.target import SeriesError, targets
 from runbook.steps.vllm.wheel import Wheel
 

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from runbook.protocol import Context, StepFailure
-from runbook.steps.toolkit import tether
+from runbook.steps.common import tether
+from runbook.steps.common.store import Store, key_of, sha256_file
 from runbook.steps.vllm import environment, packages
 from runbook.steps.vllm import wheel as wheels
 from runbook.steps.vllm.archive import obtain, unpack
 from runbook.steps.vllm.build import NAME, VERSION_FILE, Built, drifted, touched, version_of
 from runbook.steps.vllm.release import Release
 from runbook.steps.vllm.series import Series, SeriesConflict, load, patched
-from runbook.steps.vllm.store import Store, key_of, sha256_file
 from runbook.steps.vllm.wheel import Wheel, WheelError, WheelName
 
 RECIPE = "1"

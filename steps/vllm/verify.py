@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from runbook.protocol import Context
+from runbook.steps.common.store import sha256_file
 from runbook.steps.vllm import environment
-from runbook.steps.vllm.store import sha256_file
 from runbook.steps.vllm.wheel import faults, parse_record
 
 _VERSION_TIMEOUT = 300  # seconds; a cold import of vLLM from slow disks takes two minutes

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runbook.protocol import Check, Context, Json, Model, Reason, Work
-from runbook.steps.weights.stamp import Stamp
+from runbook.steps.common.hub.stamp import Stamp
 
 if TYPE_CHECKING:
-    from runbook.steps.weights.listing import Entry, Listing
+    from runbook.steps.common.hub.listing import Entry, Listing
 
 
 class Weights:
@@ -51,12 +51,12 @@ class Weights:
         return Check.satisfied(outputs)
 
     def apply(self, ctx: Context) -> None:
-        from runbook.steps.weights.acquire import acquire
+        from runbook.steps.common.hub.acquire import acquire
 
         acquire(ctx, self.folder(ctx), wanted(ctx), self.repo_type)
 
     def undo(self, ctx: Context) -> None:
-        from runbook.steps.weights.acquire import remove
+        from runbook.steps.common.hub.acquire import remove
 
         folder = self.folder(ctx)
         remove(folder)
@@ -76,14 +76,15 @@ class Weights:
         self, ctx: Context, folder: Path, why: Reason, listing: Listing | None = None
     ) -> Check:
         """Not there: what would it take? The only form of the check that may ask the hub."""
-        from runbook.steps.weights.room import estimate
+        from runbook.steps.common.hub.room import estimate
 
         reasons, work = estimate(ctx, folder, listing, self.repo_type)
         return Check.unsatisfied(why, *reasons, work=work)
 
     def _prove(self, ctx: Context, folder: Path, stamp: Stamp) -> Iterator[Reason]:
         """Read every byte, on all cores, and the headers of the tensors."""
-        from runbook.steps.weights import digests, tensors
+        from runbook.steps.common.hub import digests
+        from runbook.steps.weights import tensors
 
         total, done = stamp.listing.bytes, 0
         files = ((folder / entry.path, entry) for entry in stamp.listing.entries)

@@ -14,7 +14,7 @@ INDEX = ".safetensors.index.json"
 def problems(folder: Path, names: Collection[str]) -> Iterator[Reason]:
     """What is wrong with the given files of a folder, as data. Each shard must be as long as its
     header says, hold no unknown dtype, and have every tensor that an index places in it."""
-    from runbook.steps.mtp.headers import HeaderError, parse
+    from runbook.steps.checkpoint.headers import HeaderError, parse
 
     tensors: dict[str, set[str]] = {}
     for name in sorted(n for n in names if n.endswith(".safetensors")):

@@ -42,7 +42,7 @@ from typing import Any
 import httpx2
 import tiny_release as release
 
-from runbook.context import StepContext
+from runbook.planning.context import StepContext
 from runbook.process import stop_session
 from runbook.protocol import Step
 from runbook.steps.mtp import Mtp

@@ -21,8 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from runbook.steps.mtp.headers import ITEM_BITS, render
-from runbook.steps.mtp.layout import layout
+from runbook.steps.checkpoint.headers import ITEM_BITS, render
+from runbook.steps.checkpoint.layout import layout
 
 CONFIG = {
     "architectures": ["DeepseekV4ForCausalLM"],

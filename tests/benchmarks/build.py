@@ -18,12 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-from runbook.context import StepContext, default_cache
+from runbook.planning.context import StepContext, default_cache
+from runbook.steps.common.store import Store
 from runbook.steps.vllm import Vllm, environment, packages
 from runbook.steps.vllm.build import base_wheel, build
 from runbook.steps.vllm.install import compile_sources, install
 from runbook.steps.vllm.release import Release, load_release, lock_path
-from runbook.steps.vllm.store import Store
 
 TARGET = "0.32.0-cpu"
 

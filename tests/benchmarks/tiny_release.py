@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from runbook.steps.mtp.layout import layout
+from runbook.steps.checkpoint.layout import layout
 from runbook.steps.publish import checkpoint as published
 from runbook.steps.publish.checkpoint import tokenizer, v3
 from runbook.steps.publish.checkpoint.script import BOS, Script

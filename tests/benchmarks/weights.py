@@ -84,7 +84,7 @@ class Bench:
     def ours(self) -> list[str]:
         code = (
             "import sys, json; from pathlib import Path\n"
-            "from runbook.context import StepContext, namespace\n"
+            "from runbook.planning.context import StepContext, namespace\n"
             "from runbook.steps.weights import Weights\n"
             "inputs = Weights.Inputs(repo=sys.argv[1], endpoint=sys.argv[2], link='none',\n"
             "                        destination=sys.argv[3]).model_dump(mode='json')\n"
@@ -300,10 +300,10 @@ def check(bench: Bench, rounds: int) -> None:
     """The quick check of 146 GB in 300 (sparse) shards against as many stat(2)."""
     from types import SimpleNamespace
 
-    from runbook.context import StepContext
+    from runbook.planning.context import StepContext
+    from runbook.steps.common.hub.listing import Digest, Entry, Listing
+    from runbook.steps.common.hub.stamp import Record, Stamp
     from runbook.steps.weights import Weights, wanted
-    from runbook.steps.weights.listing import Digest, Entry, Listing
-    from runbook.steps.weights.stamp import Record, Stamp
 
     workspace = bench.folder / "sparse"
     folder = workspace / "weights" / "big"
@@ -342,8 +342,8 @@ def check(bench: Bench, rounds: int) -> None:
 def hashlib_rate(bench: Bench) -> tuple[float, float]:
     """Bytes per second, and per second of its processor time, that one thread hashes of a file
     in the page cache."""
-    from runbook.steps.weights.digests import digest_of
-    from runbook.steps.weights.listing import Digest, Entry
+    from runbook.steps.common.hub.digests import digest_of
+    from runbook.steps.common.hub.listing import Digest, Entry
 
     path = bench.target / bench.names[0]
     size = path.stat().st_size

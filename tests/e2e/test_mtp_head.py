@@ -22,13 +22,13 @@ from typing import Any
 import httpx2
 import pytest
 
-from runbook.context import StepContext
+from runbook.planning.context import StepContext
 from runbook.process import stop_session
 from runbook.protocol import StepFailure
+from runbook.steps.checkpoint.lint import lint
 from runbook.steps.mtp import Mtp
 from runbook.steps.mtp.capture import Capture
 from runbook.steps.mtp.head import Assemble, Quantise
-from runbook.steps.mtp.lint import lint
 from runbook.steps.publish import checkpoint as published
 from runbook.steps.publish.checkpoint import v3, v4
 from runbook.steps.publish.checkpoint.script import ANSWER

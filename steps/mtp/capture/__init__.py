@@ -55,10 +55,10 @@ class Capture:
         )
 
     def apply(self, ctx: Context) -> None:
-        from runbook.steps import ports
+        from runbook.steps.checkpoint.checkpoint import CheckpointError, open_folder
+        from runbook.steps.checkpoint.lint import subject
+        from runbook.steps.common import ports
         from runbook.steps.mtp.capture.results import CaptureError, collect
-        from runbook.steps.mtp.checkpoint import CheckpointError, open_folder
-        from runbook.steps.mtp.lint import subject
 
         folder = head.place(ctx)
         model = Path(ctx.inputs.model)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from runbook.steps.checkpoint.headers import render
 from runbook.steps.mtp.capture.plugin import DONE
-from runbook.steps.mtp.headers import render
 from runbook.steps.mtp.write import write_bytes, write_json
 
 PART = 65536

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runbook.protocol import Check, Context, Json, Model, PreconditionNotMet, Reason, StepFailure
+from runbook.steps.common.hub.stamp import Stamp
 from runbook.steps.weights import Weights
-from runbook.steps.weights.stamp import Stamp
 
 
 class Prompts(Weights):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
-from runbook import registry
+from runbook.document import registry
 from runbook.document.compile import BOOKS, compile_book
 from runbook.document.fields import keys_of, models_at, with_defaults
 

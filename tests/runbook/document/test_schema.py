@@ -11,7 +11,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from runbook import registry
+from runbook.document import registry
 from runbook.document.compile import BOOKS
 from runbook.document.schema import document_schema
 

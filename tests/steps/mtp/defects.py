@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tiny
-from tiny import BF16, Tiny
+
+from tests.steps.mtp import tiny
+from tests.steps.mtp.tiny import BF16, Tiny
 
 V33, V22, CPU, FORK = "0.33.0", "0.22.1", "0.32.0-cpu", "abad5dc71"
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-import tiny
-from defects import V22, V33, truncate
 
+from runbook.steps.checkpoint.checkpoint import open_folder
+from runbook.steps.checkpoint.lint import lint
 from runbook.steps.mtp.assemble import SHARD, AssemblyError, assemble
-from runbook.steps.mtp.checkpoint import open_folder
-from runbook.steps.mtp.lint import lint
+from tests.steps.mtp import tiny
+from tests.steps.mtp.defects import V22, V33, truncate
 
 PREFIX = "mtp.0.ffn.experts"
 
@@ -178,7 +178,7 @@ import os, resource, sys
 from pathlib import Path
 import numpy as np
 from runbook.steps.mtp import dequantise, write
-from runbook.steps.mtp.headers import Tensor
+from runbook.steps.checkpoint.headers import Tensor
 source, target = Path({str(tmp_path)!r}) / "big", Path({str(tmp_path)!r}) / "copy"
 with source.open("wb") as file:
     file.truncate(300 << 20)

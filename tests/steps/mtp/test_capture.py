@@ -16,17 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
-from test_head import context
 
 from runbook.process import Identity, session_members
 from runbook.protocol import PreconditionNotMet, StepFailure
-from runbook.steps import ports
+from runbook.steps.checkpoint.checkpoint import CONFIG
+from runbook.steps.checkpoint.headers import parse
+from runbook.steps.common import ports
 from runbook.steps.mtp import capture as step
 from runbook.steps.mtp.capture import Capture
 from runbook.steps.mtp.capture.results import CaptureError, collect
-from runbook.steps.mtp.checkpoint import CONFIG
-from runbook.steps.mtp.headers import parse
+from tests.steps.mtp import tiny
+from tests.steps.mtp.test_head import context
 
 HIDDEN, TOP = tiny.HIDDEN, 2
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import tiny
-from defects import V33
-from test_assemble import sources
 
-from runbook.context import StepContext
+from runbook.planning.context import StepContext
 from runbook.protocol import StepFailure
+from runbook.steps.checkpoint.lint import lint
 from runbook.steps.mtp.head import Assemble, Quantise
-from runbook.steps.mtp.lint import lint
+from tests.steps.mtp import tiny
+from tests.steps.mtp.defects import V33
+from tests.steps.mtp.test_assemble import sources
 
 
 def context(step, workspace: Path, **values) -> StepContext:

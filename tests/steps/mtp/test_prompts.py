@@ -9,13 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_head import context
 
 from runbook.protocol import StepFailure
 from runbook.steps.mtp.prompts import Prompts
 from runbook.steps.mtp.prompts.conversations import PromptError, draw
 from runbook.steps.publish.repository import Repository
-from tests.steps.weights.hub import Fault, FaultyHandler, FaultyServer, TestHub
+from tests.steps.common.hub.hub import Fault, FaultyHandler, FaultyServer, TestHub
+from tests.steps.mtp.test_head import context
 
 NAME = "org/talks"
 ROWS = 40

@@ -12,14 +12,14 @@ from types import SimpleNamespace
 import ml_dtypes
 import numpy as np
 import pytest
-import tiny
-from defects import CPU, DEFECTS, FORK, V33, Defect, clean
 
-from runbook.context import StepContext
+from runbook.planning.context import StepContext
 from runbook.protocol import StepFailure
+from runbook.steps.checkpoint.checkpoint import open_folder
+from runbook.steps.checkpoint.lint import lint
 from runbook.steps.mtp import STAMP, Mtp
-from runbook.steps.mtp.checkpoint import open_folder
-from runbook.steps.mtp.lint import lint
+from tests.steps.mtp import tiny
+from tests.steps.mtp.defects import CPU, DEFECTS, FORK, V33, Defect, clean
 
 
 def context(source: Path, workspace: Path, **inputs) -> StepContext:
@@ -237,7 +237,7 @@ RUN = """
 import sys
 sys.path.insert(0, {here!r})
 from pathlib import Path
-from test_step import context
+from tests.steps.mtp.test_step import context
 from runbook.steps.mtp import Mtp
 Mtp().apply(context(Path({source!r}), Path({workspace!r})))
 """
@@ -252,7 +252,7 @@ def test_killed_anywhere_the_result_is_the_same(tmp_path):
     took = time.monotonic() - began
     want = {p.name: p.read_bytes() for p in (tmp_path / "whole/model").glob("[!.]*")}
     code = RUN.format(
-        here=str(Path(__file__).parent), source=str(source), workspace=str(tmp_path / "w")
+        here=str(Path(__file__).parents[3]), source=str(source), workspace=str(tmp_path / "w")
     )
     random = np.random.default_rng(5)
     for _ in range(10):
@@ -320,4 +320,6 @@ def test_a_quick_check_reads_no_tensor_and_imports_little(tmp_path, audit):
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert not {"numpy", "pydantic", "runbook.steps.mtp.lint"} & set(loaded.stdout.split(","))
+    assert not {"numpy", "pydantic", "runbook.steps.checkpoint.lint"} & set(
+        loaded.stdout.split(",")
+    )

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from runbook.steps.mtp.headers import ITEM_BITS, render
+from runbook.steps.checkpoint.headers import ITEM_BITS, render
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)

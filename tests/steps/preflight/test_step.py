@@ -7,13 +7,13 @@ import socket
 
 import pytest
 
-from runbook.context import console
+from runbook.planning.context import console
 from runbook.process import Identity
 from runbook.protocol import PreconditionNotMet
-from runbook.steps import facts
+from runbook.steps.common import facts
+from runbook.steps.common.service import Service
 from runbook.steps.preflight import Preflight
 from runbook.steps.preflight.models import Inputs, Outputs
-from runbook.steps.service import Service
 
 STEP = Preflight()
 FLAGSHIP = {

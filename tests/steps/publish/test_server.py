@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 
 from runbook.steps.publish.repository import Repository
 from runbook.steps.publish.server import parse_range, start
-from tests.steps.weights.hub import write_repository
+from tests.steps.common.hub.hub import write_repository
 
 NAME = "org/tiny"
 SHARD = "model-00001-of-00003.safetensors"

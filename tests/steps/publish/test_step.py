@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runbook.context import StepContext, namespace
+from runbook.planning.context import StepContext, namespace
 from runbook.process import Identity, session_members
 from runbook.protocol import StepFailure
 from runbook.steps.publish import EXIT_LOCKED, Hub, Publish, answers, listens

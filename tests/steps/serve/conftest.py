@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from runbook.context import console
+from runbook.planning.context import console
 from runbook.process import session_members
+from runbook.steps.common.service import Service
 from runbook.steps.serve import Serve
 from runbook.steps.serve.models import Inputs
-from runbook.steps.service import Service
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 READY = (Path(__file__).parent / "logs" / "ready.log").read_text()

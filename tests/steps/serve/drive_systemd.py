@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from runbook.process import session_members
+from runbook.steps.common.service import Service
 from runbook.steps.serve import Serve
 from runbook.steps.serve.supervisor import unit_path
-from runbook.steps.service import Service
 from tests.steps.serve.conftest import READY, Bench
 
 

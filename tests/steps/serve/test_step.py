@@ -17,7 +17,7 @@ import pytest
 
 from runbook.process import Identity, session_members
 from runbook.protocol import Cancelled, PreconditionNotMet, StepFailure
-from runbook.steps import endpoint, service
+from runbook.steps.common import endpoint, service
 from runbook.steps.serve import readiness
 from runbook.steps.serve.models import Outputs
 
@@ -422,7 +422,7 @@ class TestStop:
 ATTEMPT = """
 import json, sys
 from pathlib import Path
-from runbook.context import console
+from runbook.planning.context import console
 from runbook.steps.serve import Serve
 Serve().apply(console("serve", Path(sys.argv[1]), json.loads(sys.argv[2])))
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runbook.context import console
+from runbook.planning.context import console
 from runbook.process import Identity
 from runbook.steps.smoke.models import Inputs
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runbook.context import StepContext, console
+from runbook.planning.context import StepContext, console
 from runbook.protocol import Check
 from runbook.steps.toolkit import Toolkit
 from tests.steps.toolkit.channel import (

@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from runbook.context import console
+from runbook.planning.context import console
 from runbook.protocol import StepFailure
 from runbook.steps.toolkit import Toolkit
 

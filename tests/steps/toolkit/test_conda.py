@@ -272,7 +272,7 @@ def test_the_quick_check_reads_its_stamp_and_imports_little(conda: CondaBench) -
     program = f"""
 import sys
 from pathlib import Path
-from runbook.context import console
+from runbook.planning.context import console
 from runbook.steps.toolkit import Toolkit
 ctx = console("toolkit", Path({str(conda.workspace)!r}), {inputs!r})
 opened = []

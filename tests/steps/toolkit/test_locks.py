@@ -16,10 +16,10 @@ import yaml
 import runbook.env
 from runbook.env import relock
 from runbook.protocol import StepFailure
+from runbook.steps.common.pip.wheels import read_requirements
 from runbook.steps.toolkit import Toolkit, lock_of
 from runbook.steps.toolkit.conda import sizes_beside
 from runbook.steps.toolkit.conda_lock import CondaPackage, read_lock
-from runbook.steps.toolkit.wheels import read_requirements
 from tests.steps.toolkit.channel import write_lock
 from tests.steps.toolkit.conftest import CondaBench
 

@@ -8,7 +8,7 @@ import os
 import zipfile
 from pathlib import Path
 
-from runbook.steps.toolkit.wheels import sha256_of
+from runbook.steps.common.pip.wheels import sha256_of
 
 # What is in it does not matter to unpacking and repairing; only real wheels compile
 # (test_pypi_real.py).

@@ -17,9 +17,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from runbook.context import StepContext
+from runbook.planning.context import StepContext
+from runbook.steps.common.store import sha256_file
 from runbook.steps.vllm import Vllm
-from runbook.steps.vllm.store import sha256_file
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 

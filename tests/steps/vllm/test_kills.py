@@ -17,7 +17,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from types import SimpleNamespace
-from runbook.context import StepContext
+from runbook.planning.context import StepContext
 from runbook.steps.vllm import Vllm
 
 values, workspace, cache, log = sys.argv[1:]

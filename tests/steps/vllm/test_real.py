@@ -14,7 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from runbook.context import StepContext, default_cache
+from runbook.planning.context import StepContext, default_cache
+from runbook.steps.common.store import Store
 from runbook.steps.vllm import Vllm
 from runbook.steps.vllm.archive import obtain, unpack
 from runbook.steps.vllm.build import base_wheel
@@ -22,7 +23,6 @@ from runbook.steps.vllm.packages import pip_settings, uv
 from runbook.steps.vllm.release import load_release, lock_path
 from runbook.steps.vllm.series import Series, examine, load, patched, unpatched
 from runbook.steps.vllm.source import apply_series
-from runbook.steps.vllm.store import Store
 from runbook.steps.vllm.target import targets
 from runbook.steps.vllm.wheel import Wheel, faults
 

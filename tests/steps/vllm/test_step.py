@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from runbook.protocol import PreconditionNotMet, StepFailure
+from runbook.steps.common.store import sha256_file
 from runbook.steps.vllm import Vllm
 from runbook.steps.vllm.report import patches
-from runbook.steps.vllm.store import sha256_file
 from runbook.steps.vllm.verify import version_fault
 
 from .conftest import LIMIT

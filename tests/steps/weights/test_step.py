@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from runbook.protocol import PreconditionNotMet, StepFailure
+from runbook.steps.common.hub import acquire, room
 from runbook.steps.publish.repository import Repository
-from runbook.steps.weights import Weights, acquire, room
-from tests.steps.weights.crash import Crash, crashing
-from tests.steps.weights.hub import TUNING, TestHub, context, tree, write_repository
+from runbook.steps.weights import Weights
+from tests.steps.common.hub.crash import Crash, crashing
+from tests.steps.common.hub.hub import TUNING, TestHub, context, tree, write_repository
 
 LARGEST = "model-00003-of-00003.safetensors"
 EVERYTHING = {"allow": [], "ignore": []}
@@ -140,10 +141,10 @@ def test_quick_check_of_146_gb_opens_no_shard_and_imports_nothing_heavy(tmp_path
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from runbook.context import StepContext
+from runbook.planning.context import StepContext
 from runbook.steps.weights import Weights, wanted
-from runbook.steps.weights.listing import Digest, Entry, Listing
-from runbook.steps.weights.stamp import NAME, Record, Stamp
+from runbook.steps.common.hub.listing import Digest, Entry, Listing
+from runbook.steps.common.hub.stamp import NAME, Record, Stamp
 workspace = Path({str(tmp_path)!r})
 folder = workspace / "weights" / "big"
 folder.mkdir(parents=True)
@@ -258,7 +259,7 @@ def test_cache_on_another_file_system_is_not_counted_on(hub, workspace, cache, m
 
 
 def test_link_that_the_file_system_refuses_is_a_download(hub, run, folder, source, cache):
-    from runbook.steps.weights.cache import _reflink
+    from runbook.steps.common.hub.cache import _reflink
 
     try:
         _reflink(source / "config.json", folder.parents[2] / "probe")
@@ -330,7 +331,7 @@ def test_closed_repository(source, run, folder, workspace, monkeypatch, access, 
         assert f"{hub.url}/org/tiny" in failure.value.remedy
         if access == "gated":
             assert "You must have access to it" in failure.value.cause
-        monkeypatch.setattr("runbook.steps.weights.hub.login_token", lambda: "hf_right")
+        monkeypatch.setattr("runbook.steps.common.hub.hub.login_token", lambda: "hf_right")
         run(hub)
         assert tree(folder) == tree(source)
         told = {where for where, h in hub.faults.headers if "Authorization" in h}
@@ -338,7 +339,7 @@ def test_closed_repository(source, run, folder, workspace, monkeypatch, access, 
 
 
 def test_token_is_not_sent_to_mirrors(hub, repository, run, folder, source, monkeypatch):
-    monkeypatch.setattr("runbook.steps.weights.hub.login_token", lambda: "hf_secret")
+    monkeypatch.setattr("runbook.steps.common.hub.hub.login_token", lambda: "hf_secret")
     with TestHub(repository) as mirror:
         run("http://127.0.0.1:9", mirrors=[mirror.url])
         assert not any("Authorization" in h for _, h in mirror.faults.headers)
@@ -348,7 +349,7 @@ def test_token_is_not_sent_to_mirrors(hub, repository, run, folder, source, monk
 def test_declared_secret_comes_before_the_login(source, workspace, monkeypatch):
     repository = Repository.of(source, "org/tiny", "private")
     monkeypatch.setenv("HF_TOKEN", "hf_right")
-    monkeypatch.setattr("runbook.steps.weights.hub.login_token", lambda: "hf_wrong")
+    monkeypatch.setattr("runbook.steps.common.hub.hub.login_token", lambda: "hf_wrong")
     with TestHub(repository, token="hf_right") as hub:
         ctx = context(workspace, hub)
         undeclared = Weights().check(ctx)
@@ -359,7 +360,7 @@ def test_declared_secret_comes_before_the_login(source, workspace, monkeypatch):
 
 
 def test_login_file_is_read_and_the_undeclared_variable_is_not(tmp_path, monkeypatch):
-    from runbook.steps.weights import hub
+    from runbook.steps.common.hub import hub
 
     monkeypatch.setenv("HF_TOKEN", "hf_environment")
     assert hub.login_token() is None

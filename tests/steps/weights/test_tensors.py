@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from runbook.steps.weights import tensors
-from tests.steps.weights.hub import write_repository
+from tests.steps.common.hub.hub import write_repository
 
 SHARD = "model-00002-of-00003.safetensors"
 

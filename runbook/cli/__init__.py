@@ -1,0 +1,1 @@
+"""What people and programs see: verbs, their targets, their answers."""

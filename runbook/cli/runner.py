@@ -1,0 +1,102 @@
+"""Puts an executor and a reporter together for `runbook run`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from runbook.cli import remedies
+from runbook.errors import INTERNAL, error_dict
+from runbook.execution.executor import Executor
+from runbook.planning.planner import Selection
+from runbook.state.workspace import Workspace
+
+
+def deaf(function: Callable[..., None]) -> Callable[..., None]:
+    """The reader of our output may leave (`runbook run | head`): the work goes on."""
+
+    def call(*arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.close(nowhere)
+
+    return call
+
+
+def execute(
+    book: Mapping[str, Any],
+    workspace: Workspace,
+    selection: Selection,
+    lock: int,
+    *,
+    command: Callable[..., str],
+    jobs: int,
+    approved: Collection[str],
+    approve_all: bool,
+    as_json: bool,
+) -> tuple[dict[str, Any], int]:
+    """Run; returns the `body` and `error` of the final document, the last step that is `lacking`
+    outside the selection, and the exit code."""
+    reporter: Any = None
+    if as_json:
+
+        def listener(event: Mapping[str, Any]) -> None:
+            event = remedies.complete(event, command)
+            print(json.dumps(event, ensure_ascii=False), flush=True)
+
+        def on_progress(step: str, message: Mapping[str, Any]) -> None:
+            pass
+    else:
+        from runbook.cli.progress import reporter as make
+
+        reporter = make(max(len(step["id"]) for step in book["steps"]))
+        listener, on_progress = reporter.event, reporter.progress
+    executor = Executor(
+        book,
+        workspace,
+        selection,
+        lock,
+        command=command,
+        jobs=jobs,
+        approved=approved,
+        approve_all=approve_all,
+        listener=deaf(listener),
+        on_progress=deaf(on_progress),
+    )
+    error: dict[str, Any] | None
+    try:
+        code = executor.execute()
+        error = executor.error()
+    except Exception as problem:
+        from runbook import crash
+
+        file = crash.write(problem, workspace.state)
+        code = INTERNAL
+        error = error_dict(
+            "internal",
+            f"internal error: {type(problem).__name__}: {problem}",
+            cause="a defect of runbook; what steps have finished is recorded",
+            remedy=f"report it with {file}; `runbook run` continues",
+            log=str(file),
+        )
+    finally:
+        if reporter is not None:
+            reporter.close()
+        os.close(lock)
+    outputs = executor.evaluator.outputs
+    endpoints = [o["endpoint"] for o in outputs.values() if o.get("endpoint")]
+    body = {
+        "book": book["name"],
+        "workspace": str(workspace.root),
+        "run": executor.run.name if executor.run is not None else None,
+        "steps": [executor.steps[s["id"]] for s in book["steps"] if s["id"] in executor.steps],
+        "outputs": outputs,
+        "endpoint": endpoints[-1] if endpoints else None,
+    }
+    answer = {"body": body, "error": error, "lacking": executor.lacking()}
+    return executor.redactor.data(answer), code

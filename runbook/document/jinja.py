@@ -1,0 +1,132 @@
+"""The jinja2 environment of documents: sandboxed, strict, and free of hidden state."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from types import GeneratorType
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, meta, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from runbook.document.template import as_text
+from runbook.protocol import Json
+
+
+class Environment(ImmutableSandboxedEnvironment):
+    """Data comes first: in `inputs.items`, `items` is the input of that name, not a method."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if isinstance(obj, Mapping) and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+
+def filesize(count: float) -> str:
+    """Bytes for people, in powers of 1000: 512 B, 1.5 GB, 146 GB."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(size) < 999.5 or unit == "TB":
+            break
+        size /= 1000
+    text = f"{size:.0f}" if abs(size) >= 99.95 or unit == "B" else f"{size:.1f}"
+    return f"{text.removesuffix('.0')} {unit}"
+
+
+@functools.cache
+def environment() -> Environment:
+    env = Environment(
+        undefined=StrictUndefined,
+        autoescape=False,
+        keep_trailing_newline=True,
+        finalize=as_text,
+    )
+    env.globals.clear()
+    # These would make a rendered document differ from run to run.
+    del env.filters["random"]
+    env.filters["filesize"] = filesize
+    return env
+
+
+def parse(source: str) -> nodes.Template:
+    """The syntax tree. TemplateSyntaxError also for filters and tests that do not exist."""
+    environment().compile(source)
+    return environment().parse(source)
+
+
+def sole_expression(source: str) -> str | None:
+    """The expression of a template that is nothing but one `{{ expression }}`."""
+    if not (source.startswith("{{") and source.endswith("}}")):
+        return None
+    tokens = [kind for _, kind, _ in environment().lex(source)]
+    if tokens.count("variable_begin") != 1 or tokens[-1] != "variable_end":
+        return None
+    return source[2:-2].removeprefix("-").removeprefix("+").removesuffix("-").removesuffix("+")
+
+
+def render(source: str, scope: Mapping[str, Any]) -> Json:
+    """The value of a template: of its own type if it is one expression, else text."""
+    expression = sole_expression(source)
+    if expression is None:
+        return environment().from_string(source).render(scope)
+    value = environment().compile_expression(expression, undefined_to_none=False)(scope)
+    return _plain(value)
+
+
+def _plain(value: Any) -> Json:
+    if isinstance(value, Undefined):
+        value._fail_with_undefined_error()
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, GeneratorType)):
+        return [_plain(v) for v in value]
+    raise TypeError(f"the result is a {type(value).__name__}, not plain data")
+
+
+def references(tree: nodes.Template) -> Iterator[tuple[str, ...]]:
+    """The dotted names that a template reads from its scope, each as long as it is constant.
+
+    `steps.build.outputs["python"]` gives the four names; `steps[x]` gives `steps` (and `x`).
+    """
+    free = meta.find_undeclared_variables(tree)
+    yield from _chains(tree, free)
+
+
+def _chains(node: nodes.Node, free: set[str]) -> Iterator[tuple[str, ...]]:
+    chain = _chain(node)
+    if chain is not None:
+        if chain[0] in free:
+            yield chain
+        return
+    for child in node.iter_child_nodes():
+        yield from _chains(child, free)
+
+
+def _chain(node: nodes.Node) -> tuple[str, ...] | None:
+    if isinstance(node, nodes.Name) and node.ctx == "load":
+        return (node.name,)
+    if isinstance(node, nodes.Getattr):
+        head = _chain(node.node)
+        return None if head is None else (*head, node.attr)
+    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const):
+        head = _chain(node.node)
+        if head is not None and isinstance(node.arg.value, str):
+            return (*head, node.arg.value)
+        return head
+    return None
+
+
+__all__ = [
+    "TemplateSyntaxError",
+    "environment",
+    "filesize",
+    "parse",
+    "references",
+    "render",
+    "sole_expression",
+]

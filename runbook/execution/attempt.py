@@ -1,0 +1,183 @@
+"""One execution of one step, seen from the supervisor: start, listen, stop, and leave nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runbook.planning.evaluate import Look
+from runbook.process import Identity, marked, session_members, stop
+from runbook.state.workspace import Workspace
+
+# Marks every process of an attempt, so that one that leaves the session is found as well.
+# A step that starts a service which is to live on removes it from the service's environment.
+MARK = "RUNBOOK_ATTEMPT"
+GRACE = 10.0
+
+
+class Attempt:
+    """A running worker. `messages` gives what it has told since the last call."""
+
+    def __init__(
+        self,
+        look: Look,
+        number: int,
+        run: Path,
+        workspace: Workspace,
+        lock: int,
+        action: str = "apply",
+        deep: bool = False,
+    ) -> None:
+        assert look.context is not None and look.inputs is not None
+        step = look.step
+        self.look = look
+        self.step: str = step["id"]
+        self.number = number
+        suffix = "" if action == "apply" else f".{action}"
+        self.log = run / f"{self.step}{suffix}.{number}.log"
+        self.mark = f"{run.name}/{self.step}{suffix}.{number}"
+        self.started = time.monotonic()
+        self.result: dict[str, Any] | None = None
+        self.status: int | None = None
+        self._buffer = b""
+        self._log_size = 0
+        self._sign_of_life = self.started
+        context = look.context
+        spec = {
+            "action": action,
+            "deep": deep,
+            "step": self.step,
+            "uses": step["uses"],
+            "folder": step["folder"],
+            "inputs": look.inputs,
+            "workspace": str(workspace.root),
+            "cache": str(context.cache),
+            "secrets": sorted(context.secrets),
+            "log": str(self.log),
+        }
+        self.events, tell = os.pipe()
+        try:
+            with open(self.log, "ab") as early:  # what the worker prints before it has its own
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "runbook.execution.worker", str(tell)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=early,
+                    env={**os.environ, MARK: self.mark},
+                    pass_fds=(tell, lock),
+                    start_new_session=True,
+                )
+        finally:
+            os.close(tell)
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(spec).encode())
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass  # it died at once; its exit tells
+        os.set_blocking(self.events, False)
+        self.identity = Identity.of(self._process.pid)
+
+    @property
+    def seconds(self) -> float:
+        return round(time.monotonic() - self.started, 3)
+
+    def messages(self) -> tuple[list[Mapping[str, Any]], bool]:
+        """What the worker has told, and whether it has ended."""
+        ended = False
+        while True:
+            try:
+                chunk = os.read(self.events, 65536)
+            except BlockingIOError:
+                break
+            if not chunk:
+                ended = True
+                break
+            self._buffer += chunk
+        *lines, self._buffer = self._buffer.split(b"\n")
+        found = []
+        for line in lines:
+            message = json.loads(line)
+            self._sign_of_life = time.monotonic()
+            if message["type"] in ("result", "failure"):
+                self.result = message
+            elif message["type"] == "exit":
+                self.status = message["status"]
+            else:
+                found.append(message)
+        return found, ended
+
+    def silent_for(self) -> float:
+        """Seconds since it last printed or told something."""
+        try:
+            size = self.log.stat().st_size
+        except FileNotFoundError:
+            size = 0
+        if size != self._log_size:
+            self._log_size = size
+            self._sign_of_life = time.monotonic()
+        return time.monotonic() - self._sign_of_life
+
+    def processes(self) -> list[int]:
+        return sorted({*session_members(self._process.pid), *marked(MARK, self.mark)})
+
+    def stop(self, grace: float = GRACE) -> list[int]:
+        """End it and everything it started. Returns what could not be ended."""
+        left = stop(self.processes, grace)
+        self._process.wait()
+        self.messages()
+        return left
+
+    def finish(self) -> list[int]:
+        """After its end: sweep up what it left running."""
+        self._process.wait()
+        left = stop(self.processes, 2.0)
+        os.close(self.events)
+        return left
+
+    def failure(self) -> dict[str, Any]:
+        """The `error` object of an attempt that did not succeed."""
+        result = self.result
+        if result is not None and result["type"] == "failure":
+            return {
+                "code": result["code"],
+                "message": result["message"],
+                "cause": result.get("cause", ""),
+                "remedy": result.get("remedy", ""),
+                "retryable": result.get("retryable", False),
+                "where": result.get("where", ""),
+                "log": str(self.log),
+            }
+        if self.status is not None and self.status < 0:
+            number = -self.status
+        else:
+            number = -self._process.returncode if self._process.returncode < 0 else 0
+        killed = f"signal {number}" if number else f"exit status {self._process.returncode}"
+        return {
+            "code": "worker_died",
+            "message": f"the step's process died with {killed} before it could say why",
+            "cause": tail(self.log)
+            or ("the kernel's out-of-memory killer sends signal 9" if number == 9 else ""),
+            "remedy": "`runbook run` continues; if it dies again, see its log and `dmesg`",
+            "retryable": True,
+            "where": "",
+            "log": str(self.log),
+        }
+
+
+def tail(log: Path, lines: int = 10) -> str:
+    """The last lines of a log."""
+    try:
+        with open(log, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 8192))
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])

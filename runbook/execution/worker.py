@@ -1,0 +1,225 @@
+"""One attempt: a process in its own session that applies (or undoes) one step.
+
+It is two processes. The outer one, the pump, reads what the inner one prints, redacts it and
+writes the log; it passes events on to the supervisor and outlives its death. The inner one runs
+the step; it dies with the pump, so a killed attempt is dead as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn, cast
+
+from runbook.document.registry import load_step
+from runbook.planning.context import StepContext
+from runbook.planning.evaluate import Facts
+from runbook.protocol import Cancelled, StepFailure, Undoable
+from runbook.redact import Redactor
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+PROGRESS_INTERVAL = 0.1
+
+
+def main() -> int:
+    spec = json.loads(sys.stdin.buffer.read())
+    secrets = frozenset(spec["secrets"])
+    events = int(sys.argv[1])
+    log = os.open(spec["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    printed, print_end = os.pipe()
+    told, tell_end = os.pipe()
+    pump = os.getpid()
+    child = os.fork()
+    if child == 0:
+        for descriptor in (printed, told, events, log):
+            os.close(descriptor)
+        _run_step(spec, secrets, pump, print_end, tell_end)
+    os.close(print_end)
+    os.close(tell_end)
+    return _pump(child, printed, told, events, log, Redactor(secrets))
+
+
+def _pump(child: int, printed: int, told: int, events: int, log: int, redactor: Redactor) -> int:
+    """Move output and events until the inner process has ended and what it wrote is read."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # they are for the step, which shares our session
+    selector = selectors.DefaultSelector()
+    os.set_blocking(printed, False)
+    os.set_blocking(told, False)
+    selector.register(printed, selectors.EVENT_READ)
+    selector.register(told, selectors.EVENT_READ)
+    exited = os.pidfd_open(child)
+    selector.register(exited, selectors.EVENT_READ)
+    ended = False
+    while not ended:
+        ready = {key.fd for key, _ in selector.select()}
+        # When the child has ended, one more read takes what is left; a daemon that it started
+        # may keep the pipe open for ever.
+        ended = exited in ready
+        for descriptor in (printed, told):
+            while chunk := _read(descriptor):
+                if descriptor == printed:
+                    _write(log, redactor.feed(chunk))
+                else:
+                    _tell(events, chunk)
+            if chunk == b"" and descriptor in selector.get_map():
+                selector.unregister(descriptor)
+    _write(log, redactor.flush())
+    os.fsync(log)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    _tell(events, json.dumps({"type": "exit", "status": code}).encode() + b"\n")
+    return 0 if code == 0 else 1
+
+
+def _read(descriptor: int) -> bytes | None:
+    """The next chunk; b"" at the end, None if there is nothing now."""
+    try:
+        return os.read(descriptor, 65536)
+    except BlockingIOError:
+        return None
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _tell(events: int, data: bytes) -> None:
+    try:
+        _write(events, data)
+    except BrokenPipeError:
+        pass  # the supervisor is gone; the step goes on, its log and its result are on disk
+
+
+def _run_step(
+    spec: dict[str, Any], secrets: frozenset[str], pump: int, print_end: int, tell_end: int
+) -> NoReturn:
+    """The inner process. Never returns."""
+    import ctypes
+    import faulthandler
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != pump:
+        os._exit(1)
+    os.dup2(print_end, 1)
+    os.dup2(print_end, 2)
+    os.close(print_end)
+    faulthandler.enable()
+    signal.signal(signal.SIGTERM, _cancel)
+    signal.signal(signal.SIGINT, _disregard)
+
+    def tell(**message: Any) -> None:
+        _tell(tell_end, json.dumps(message).encode() + b"\n")
+
+    status = 1
+    try:
+        tell(**_apply(spec, secrets, tell))
+        status = 0
+    except Cancelled:
+        tell(type="failure", code="cancelled", message="cancelled", retryable=True)
+    except StepFailure as failure:
+        tell(
+            type="failure",
+            code=failure.code,
+            message=failure.message,
+            cause=failure.cause,
+            remedy=failure.remedy,
+            retryable=failure.retryable,
+            where=failure.where,
+            exit_code=failure.exit_code,
+            reasons=[r.dump() for r in failure.reasons],
+        )
+    except BaseException as error:
+        import traceback
+
+        traceback.print_exc()
+        tell(
+            type="failure",
+            code="step_crashed",
+            message=f"the step crashed: {type(error).__name__}",
+            cause=str(error),
+            remedy="this is a defect of the step; its log has the traceback",
+            retryable=False,
+        )
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _cancel(number: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, _disregard)
+    raise Cancelled
+
+
+def _disregard(number: int, frame: object) -> None:
+    """Unlike SIG_IGN, not inherited by what the step starts: a server is asked to end by SIGINT."""
+
+
+def _apply(spec: dict[str, Any], secrets: frozenset[str], tell: Any) -> dict[str, Any]:
+    """Do the work, then prove it by `check`; the message that says how it ended."""
+    kind = cast(Undoable, load_step(spec["uses"], Path(spec["folder"])))
+    last = 0.0
+
+    def progress(message: Mapping[str, Any]) -> None:
+        nonlocal last
+        moment = time.monotonic()
+        if moment - last >= PROGRESS_INTERVAL or message["done"] == message["total"]:
+            last = moment
+            tell(type="progress", **message)
+
+    context = StepContext(
+        spec["step"],
+        SimpleNamespace(**spec["inputs"]),
+        Path(spec["workspace"]),
+        Path(spec["cache"]),
+        spec["deep"],
+        Facts(),
+        secrets,
+        sys.stdout,
+        progress,
+        lambda message: tell(type="notice", message=message),
+    )
+    if spec["action"] == "undo":
+        kind.undo(context)
+        return {"type": "result", "outputs": {}, "reasons": []}
+    kind.apply(context)
+    context.deep = False
+    check = kind.check(context)
+    if not check.ok:
+        errors = [r for r in check.reasons if r.severity == "error"]
+        raise StepFailure(
+            "the step ended without an error, but its check does not hold",
+            code="not_verified",
+            cause="; ".join(r.message for r in errors),
+            remedy=next((r.remedy for r in errors if r.remedy), ""),
+            reasons=check.reasons,
+        )
+    from pydantic import ValidationError
+
+    try:
+        kind.Outputs.model_validate(dict(check.outputs))
+    except ValidationError as error:
+        raise StepFailure(
+            "the step's outputs are not what it declares",
+            code="invalid_outputs",
+            cause=str(error),
+            remedy="this is a defect of the step",
+        ) from error
+    return {
+        "type": "result",
+        "outputs": dict(check.outputs),
+        "reasons": [r.dump() for r in check.reasons],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

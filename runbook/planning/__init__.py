@@ -1,0 +1,1 @@
+"""What a run would do: looking at steps, deciding, checking."""

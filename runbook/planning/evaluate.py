@@ -1,0 +1,215 @@
+"""Looks at one step: renders its inputs, compares fingerprints, asks `check`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import runbook
+from runbook import crash
+from runbook.document import template
+from runbook.document.registry import load_step
+from runbook.planning.context import Progress, StepContext, default_cache
+from runbook.planning.planner import View
+from runbook.protocol import Check, Json, Reason, Step, StepFailure
+from runbook.state.workspace import Workspace
+
+
+class Facts(Mapping[str, Any]):
+    """The facts of this machine, each gathered when first read."""
+
+    def __init__(self) -> None:
+        self._sources: dict[str, str] = importlib.import_module("runbook.steps").FACTS
+        self._values: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._values:
+            module, _, function = self._sources[name].partition(":")
+            self._values[name] = getattr(importlib.import_module(module), function)()
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+
+def digest(value: Json) -> str:
+    """SHA-256 over canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Look:
+    """One look at a step. `inputs` is None when they could not be rendered."""
+
+    __slots__ = ("active", "check", "checkpoint", "context", "fingerprint", "inputs", "raw", "step")
+
+    def __init__(self, step: Mapping[str, Any]) -> None:
+        self.step = step
+        self.active = True
+        self.raw: Json = None
+        self.inputs: dict[str, Json] | None = None
+        self.fingerprint: dict[str, Json] = {}
+        self.checkpoint: dict[str, Any] | None = None
+        self.check = Check(False)
+        self.context: StepContext | None = None
+
+    def changed(self) -> tuple[str, ...]:
+        """The parts of the fingerprint that differ from the checkpoint's."""
+        if self.checkpoint is None:
+            return ()
+        old = self.checkpoint.get("fingerprint")
+        if old == self.fingerprint:
+            return ()
+        if not isinstance(old, dict):
+            return ("with",)
+        return tuple(part for part, new in self.fingerprint.items() if old.get(part) != new)
+
+    def view(self, *, forced: bool, runnable: bool, last_attempt: Any) -> View:
+        record = self.checkpoint
+        return View(
+            check=self.check,
+            has_checkpoint=record is not None,
+            changed=self.changed(),
+            outputs_differ=record is not None
+            and self.check.ok
+            and record["outputs"] != self.check.outputs,
+            last_attempt=last_attempt,
+            forced=forced,
+            runnable=runnable,
+        )
+
+
+class Evaluator:
+    """Looks at the steps of one compiled document, in an order in which needs come first."""
+
+    def __init__(self, book: Mapping[str, Any], workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.secrets = frozenset(book["secrets"])
+        self.facts = Facts()
+        self.outputs: dict[str, dict[str, Json]] = {}
+        self._digests: dict[str, str] = {}
+        self._cache = default_cache()
+        self._kinds: dict[tuple[str, str], tuple[Step, str]] = {}
+        self._scope: dict[str, Any] = {
+            "inputs": book["inputs"],
+            "facts": self.facts,
+            "steps": {},
+            "workspace": str(workspace.root),
+        }
+
+    def kind(self, step: Mapping[str, Any]) -> tuple[Step, str]:
+        """The step's implementation and the version that goes into its fingerprint."""
+        key = (step["uses"], step["folder"])
+        if key not in self._kinds:
+            kind = cast(Step, load_step(step["uses"], Path(step["folder"])))
+            version = f"{step['uses']}@{kind.version}"
+            if ".py:" in step["uses"]:
+                source = Path(step["folder"]) / step["uses"].rpartition(":")[0]
+                version += "+" + hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+            self._kinds[key] = (kind, version)
+        return self._kinds[key]
+
+    def look(
+        self, step: Mapping[str, Any], deep: bool = False, on_progress: Progress | None = None
+    ) -> Look:
+        """Render, compare and check, if `deep` thoroughly. Never raises for what a step or its
+        document does wrong: that comes back as a check that does not hold."""
+        look = Look(step)
+        look.checkpoint = self.workspace.checkpoint(step["id"])
+        try:
+            if step["when"] is not None and not template.evaluate(step["when"], self._scope):
+                look.active = False
+                return look
+            kind, version = self.kind(step)
+            raw = step["with"]
+            look.raw = raw if step["static"] else template.render(raw, self._scope)
+            inputs = self._inputs(look, kind, version)
+            look.context = StepContext(
+                step["id"],
+                SimpleNamespace(**inputs),
+                self.workspace.root,
+                self._cache,
+                deep,
+                self.facts,
+                self.secrets,
+                on_progress=on_progress,
+            )
+            look.fingerprint = self._fingerprint(step, look, kind, version)
+            look.inputs = inputs
+            look.check = kind.check(look.context)
+        except StepFailure as failure:
+            look.check = Check.unsatisfied(
+                *(failure.reasons or (Reason(failure.code, str(failure), failure.remedy),))
+            )
+        except Exception as error:
+            file = crash.write(error, self.workspace.state)
+            look.check = Check.unsatisfied(
+                Reason("check_crashed", f"its check crashed: {error!r}", f"see {file}")
+            )
+        return look
+
+    def record_outputs(self, step: str, outputs: Mapping[str, Json], known: str = "") -> str:
+        """Make a step's outputs visible to later ones; returns their digest. The identity of a
+        service's process is left out of it: who depends on that, names it in `with`."""
+        self.outputs[step] = dict(outputs)
+        self._scope["steps"][step] = {"outputs": self.outputs[step]}
+        if not known:
+            known = digest({name: value for name, value in outputs.items() if name != "process"})
+        self._digests[step] = known
+        return known
+
+    def approval(self, step: Mapping[str, Any], check: Check) -> str:
+        """The question that `approve` asks, rendered."""
+        work = {"bytes": check.work.bytes, "seconds": check.work.seconds, "disk": check.work.disk}
+        return str(template.render(step["approve"], {**self._scope, "check": {"work": work}}))
+
+    def _inputs(self, look: Look, kind: Step, version: str) -> dict[str, Json]:
+        """Validated inputs; those of the checkpoint when nothing that makes them has changed,
+        because importing pydantic costs more than a whole run that does nothing."""
+        record = look.checkpoint
+        if record is not None and record.get("package") == runbook.__version__:
+            old = record.get("fingerprint") or {}
+            if old.get("with") == look.raw and old.get("code") == version:
+                return dict(record["inputs"])
+        from pydantic import ValidationError
+
+        try:
+            return kind.Inputs.model_validate(look.raw).model_dump(mode="json")
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise StepFailure(
+                f"with.{place}: {first['msg']} (it is {first['input']!r})",
+                code="invalid_inputs",
+                cause="\n".join(
+                    f"with.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
+                ),
+                remedy="correct the document, or the input that it comes from",
+                where=f"step {look.step['id']}",
+            ) from error
+
+    def _fingerprint(
+        self, step: Mapping[str, Any], look: Look, kind: Step, version: str
+    ) -> dict[str, Json]:
+        files: Json = None
+        if (declared := getattr(kind, "files", None)) is not None and look.context is not None:
+            hashes = hashlib.sha256()
+            for path in sorted(declared(look.context.inputs)):
+                hashes.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+            files = hashes.hexdigest()
+        names = getattr(kind, "facts", ())
+        return {
+            "with": look.raw,
+            "code": version,
+            "files": files,
+            "needs": {need: self._digests.get(need) for need in step["needs"]},
+            "facts": {name: self.facts[name] for name in names},
+        }

@@ -1,0 +1,1 @@
+"""What is known of a workspace: lock, checkpoints, runs, journals, logs."""

@@ -1,0 +1,101 @@
+"""Finds and reads the logs of attempts."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import time
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from runbook.errors import USAGE, RunbookError
+from runbook.protocol import StepFailure
+from runbook.state.workspace import Workspace
+
+FAILURE = re.compile(r"(?i)\b(error|exception|traceback|fatal|panic|killed|failed|refused)\b")
+AROUND = 3
+
+
+class Log(NamedTuple):
+    path: Path
+    run: str
+    attempt: int
+
+
+def find(workspace: Workspace, step: str, attempt: int | None) -> Log:
+    """The log of a step's last attempt (or the one asked for) in the newest run that has one."""
+    runs = sorted(workspace.runs.iterdir(), reverse=True) if workspace.runs.is_dir() else []
+    name = re.compile(re.escape(step) + r"(?:\.undo)?\.(\d+)\.log")
+    for run in runs:
+        found = [
+            Log(path, run.name, int(match[1]))
+            for path in run.iterdir()
+            if (match := name.fullmatch(path.name))
+        ]
+        if attempt is not None:
+            found = [log for log in found if log.attempt == attempt]
+        if found:
+            return max(found, key=lambda log: (log.path.stat().st_mtime_ns, log.attempt))
+    raise RunbookError(
+        f"step {step} has no log" + (f" of attempt {attempt}" if attempt else ""),
+        code="no_log",
+        exit_code=USAGE,
+        cause="it was not attempted in this workspace",
+        remedy="`runbook status` shows what was",
+    )
+
+
+def lines(path: Path, tail: int | None = None) -> list[str]:
+    found = path.read_text(errors="replace").splitlines()
+    if tail is None:
+        return found
+    return found[-tail:] if tail else []
+
+
+class Known(Protocol):
+    """A failure that the steps' catalogue knows, and the lines of the log that show it."""
+
+    line: str
+
+    def failure(self, message: str, where: str = "") -> StepFailure: ...
+
+
+def diagnose(uses: str, path: Path) -> Known | None:
+    """The known failure of a kind of step that a log shows; None if it shows none."""
+    module, _, name = importlib.import_module("runbook.steps").DIAGNOSE.partition(":")
+    known: Known | None = getattr(importlib.import_module(module), name)(
+        uses, path.read_text(errors="replace")
+    )
+    return known
+
+
+def errors(path: Path, known: Known | None) -> list[str]:
+    """The lines that look like a failure or show a known one, each with its surroundings; `--`
+    between groups."""
+    found = lines(path)
+    shows = frozenset(known.line.splitlines() if known is not None else ())
+    wanted: set[int] = set()
+    for number, line in enumerate(found):
+        if line in shows or FAILURE.search(line):
+            wanted.update(range(max(0, number - AROUND), min(len(found), number + AROUND + 1)))
+    out: list[str] = []
+    last = -1
+    for number in sorted(wanted):
+        if out and number != last + 1:
+            out.append("--")
+        out.append(found[number])
+        last = number
+    return out
+
+
+def follow(path: Path, workspace: Workspace) -> None:
+    """Print what is added to a log until the run has ended."""
+    with open(path, errors="replace") as file:
+        file.seek(0, 2)
+        while True:
+            going_on = workspace.locked()
+            while chunk := file.read(65536):
+                print(chunk, end="", flush=True)
+            if not going_on:
+                return
+            time.sleep(0.2)

@@ -1,0 +1,1 @@
+"""What a checkpoint is: headers, layouts, quantisation, and the linter."""

@@ -1,0 +1,109 @@
+"""The linter: reads config, index and headers of a checkpoint and names what would go wrong.
+
+Nothing is loaded and torch is not imported. A folder is read directly, a repository on a hub by
+ranged requests for its headers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from runbook.steps.checkpoint import lint_config, lint_files, lint_tensors
+from runbook.steps.checkpoint.checkpoint import Checkpoint, open_folder
+from runbook.steps.checkpoint.layout import Layout, MissingField, UnknownArchitecture, layout
+from runbook.steps.checkpoint.quantization import Quantization
+from runbook.steps.checkpoint.rules import RULES, Severity
+from runbook.steps.checkpoint.subject import Fault, Subject
+from runbook.steps.checkpoint.targets import quirks
+
+SHOWN = 5
+"""How many tensor names a finding shows in its plain form."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault of a checkpoint. `severity` is that for the target asked for, `severities` that
+    for each vLLM build known."""
+
+    id: str
+    severity: Severity
+    detail: str
+    tensors: tuple[str, ...]
+    consequence: str
+    remedy: str
+    severities: dict[str, Severity]
+
+    def plain(self, shown: int | None = SHOWN) -> dict[str, object]:
+        """As JSON data, with at most `shown` tensor names and their count."""
+        return {
+            "id": self.id,
+            "severity": self.severity,
+            "detail": self.detail,
+            "tensors": list(self.tensors[:shown]),
+            "tensor_count": len(self.tensors),
+            "consequence": self.consequence,
+            "remedy": self.remedy,
+            "severities": dict(self.severities),
+        }
+
+
+def lint(source: Path | str, target: str) -> list[Finding]:
+    """The findings for a checkpoint in a folder, or of a repository on a hub (`org/name`,
+    `org/name@revision`), gravest first.
+
+    Raises `CheckpointError` if there is no checkpoint, `KeyError` for an unknown target.
+    """
+    folder = Path(source)
+    if isinstance(source, Path) or folder.exists():
+        return examine(subject(open_folder(folder)), target)
+    from runbook.steps.checkpoint.hub import open_repository
+
+    return examine(subject(open_repository(str(source))), target)
+
+
+def subject(checkpoint: Checkpoint) -> Subject:
+    """A checkpoint with what its config means."""
+    expected: Layout | None = None
+    problem: Fault | None = None
+    try:
+        expected = layout(checkpoint.config)
+    except UnknownArchitecture as error:
+        problem = Fault("architecture_unknown", f"architecture {error}")
+    except MissingField as error:
+        problem = Fault("config_field", f"config.json lacks {error}", ("config.json",))
+    return Subject(checkpoint, expected, Quantization(checkpoint.quantization), problem)
+
+
+def examine(about: Subject, target: str) -> list[Finding]:
+    """All findings of a severity other than `none` for this target, gravest first."""
+    known = quirks(target)
+    rank = {"error": 0, "warning": 1, "info": 2}
+    found = []
+    for fault in faults(about):
+        rule = RULES[fault.id]
+        severity = rule.severity_for(known)
+        if severity != "none":
+            found.append(
+                Finding(
+                    fault.id,
+                    severity,
+                    fault.detail,
+                    fault.tensors,
+                    rule.consequence,
+                    rule.remedy,
+                    rule.by_target(),
+                )
+            )
+    return sorted(found, key=lambda f: rank[f.severity])
+
+
+def faults(about: Subject) -> Iterator[Fault]:
+    """Every fault, whatever the target."""
+    yield from lint_files.check(about)
+    if about.problem is not None:
+        yield about.problem
+    if about.layout is not None:
+        yield from lint_tensors.check(about, about.layout)
+        yield from lint_config.check(about, about.layout)

@@ -1,0 +1,73 @@
+"""Checks of the files themselves: headers, lengths, offsets, index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from runbook.steps.checkpoint.checkpoint import INDEX
+from runbook.steps.checkpoint.headers import Header
+from runbook.steps.checkpoint.subject import Fault, Subject, fault
+
+
+def check(about: Subject) -> Iterator[Fault]:
+    found = about.checkpoint
+    for problem in found.problems:
+        yield Fault("header_invalid", f"{problem.file}: {problem.message}", (problem.file,))
+    for shard, header in found.headers.items():
+        size = found.sizes[shard]
+        if size != header.end:
+            yield Fault(
+                "shard_length",
+                f"{shard} has {size} bytes, its header asks for {header.end}",
+                (shard,),
+            )
+        yield from fault("shard_layout", f"{shard}: {{n}} tensors", _contradictions(header))
+    broken = {p.file for p in found.problems}
+    files = set(found.index.values())
+    yield from fault(
+        "shard_missing", "{n} files of the index are not there", sorted(files - set(found.sizes))
+    )
+    if not found.indexed and len(found.headers) > 1:
+        yield Fault("index_missing", f"{len(found.headers)} shards and no {INDEX}", (INDEX,))
+    present = files & set(found.sizes) - broken
+    yield from fault(
+        "index_stale",
+        "{n} tensors of the index are not in their shard",
+        sorted(n for n, s in found.index.items() if s in present and n not in found.tensors),
+    )
+    yield from fault(
+        "tensor_duplicate",
+        "{n} tensors lie in more than one listed shard",
+        sorted({t.name for t in found.stale if t.shard in files and t.name in found.index}),
+    )
+    if about.layout is not None:
+        yield from fault(
+            "index_lacks", "{n} tensors of the model are in no entry of the index", lacking(about)
+        )
+    total = sum(t.nbytes for t in found.tensors.values())
+    if found.total_size not in (None, 0, total) and not broken:
+        yield Fault("index_size", f"total_size is {found.total_size}, the tensors have {total}")
+
+
+def lacking(about: Subject) -> list[str]:
+    """Tensors that belong to the model, lie in a shard, and are not in the index."""
+    assert about.layout is not None
+    known = about.layout
+    bases = known.linears
+    return sorted(
+        {
+            t.name
+            for t in about.checkpoint.stale
+            if t.name not in about.checkpoint.index
+            and (t.name in known.plains or t.name.rpartition(".")[0] in bases)
+        }
+    )
+
+
+def _contradictions(header: Header) -> list[str]:
+    at, names = header.data_begin, []
+    for tensor in header.tensors:
+        if tensor.begin != at or tensor.expected_nbytes not in (None, tensor.nbytes):
+            names.append(tensor.name)
+        at = tensor.end
+    return names

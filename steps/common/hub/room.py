@@ -1,0 +1,79 @@
+"""How much is still to come, and whether there is room for it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from runbook.protocol import Context, Reason, StepFailure, Work
+from runbook.steps.common.hub import cache
+from runbook.steps.common.hub.listing import Entry, Listing
+from runbook.steps.common.hub.part import trusted_bytes
+from runbook.steps.common.hub.stamp import Stamp
+
+RESERVE = 256 << 20
+"""Bytes of disk left free for everyone else."""
+PLAN_TIMEOUT = 5.0
+"""Seconds that a plan waits for the hub; without an answer it goes without the size."""
+
+
+def needed(folder: Path, entries: Sequence[Entry]) -> int:
+    """Bytes still to be fetched."""
+    return sum(e.size - trusted_bytes(folder / e.path, e) for e in entries)
+
+
+def shortage(folder: Path, size: int) -> Reason | None:
+    """Why `size` more bytes do not fit, if they do not."""
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if size == 0 or size + RESERVE <= free:
+        return None
+    return Reason(
+        "not_enough_disk",
+        f"{size / 1e9:.1f} GB are to come, {free / 1e9:.1f} GB are free at {existing}",
+        "make room, or set `destination` to a folder on a larger disk",
+    )
+
+
+def estimate(
+    ctx: Context, folder: Path, listing: Listing | None, repo_type: str = "model"
+) -> tuple[tuple[Reason, ...], Work]:
+    """What is still to be fetched, and what speaks against it. Asks the hub only if there is no
+    listing yet, once and briefly; a plan must not fail for want of a network."""
+    reasons: list[Reason] = []
+    if listing is None:
+        listing, problem = _ask(ctx, repo_type)
+        if problem is not None:
+            reasons.append(problem)
+    if listing is None:
+        return tuple(reasons), Work()
+    stamp = Stamp.load(folder)
+    records = stamp.records if stamp else {}
+    missing = [
+        entry
+        for entry in listing.entries
+        if (record := records.get(entry.path)) is None or not record.holds(folder / entry.path)
+    ]
+    repo, link = ctx.inputs.repo, ctx.inputs.link
+    missing = [e for e in missing if not cache.cached(repo, e, folder, link, repo_type)]
+    size = needed(folder, missing)
+    if reason := shortage(folder, size):
+        reasons.append(reason)
+    for path, left in cache.foreign_leftovers(folder, repo, repo_type):
+        message = f"{path} was left by another tool ({left} bytes on disk)"
+        reasons.append(Reason("foreign_leftover", message, f"rm '{path}'", "info"))
+    return tuple(reasons), Work(bytes=size, disk=size)
+
+
+def _ask(ctx: Context, repo_type: str) -> tuple[Listing | None, Reason | None]:
+    from runbook.steps.common.hub import hub
+
+    source = hub.hubs(ctx.inputs.endpoint, [], hub.token(ctx), repo_type)[0]
+    source.timeout = PLAN_TIMEOUT
+    try:
+        return source.list(ctx.inputs.repo, ctx.inputs.revision, ctx.inputs.files), None
+    except hub.Busy as busy:
+        return None, Reason("size_unknown", f"the hub gives no listing: {busy}", severity="info")
+    except StepFailure as failure:
+        return None, Reason(failure.code, failure.message, failure.remedy)

@@ -1,0 +1,78 @@
+"""The linter on planted defects, one by one, and on sound checkpoints."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from runbook.steps.checkpoint.checkpoint import CheckpointError
+from runbook.steps.checkpoint.lint import lint
+from runbook.steps.checkpoint.rules import RULES
+from runbook.steps.mtp.mend import MENDS
+from tests.steps.mtp import tiny
+from tests.steps.mtp.defects import CPU, DEFECTS, FORK, V22, V33, Defect, clean
+
+CASES = [pytest.param(d, id=name) for name, d in DEFECTS.items()]
+
+
+@pytest.mark.parametrize("defect", CASES)
+def test_tells_the_defect(defect: Defect, tmp_path):
+    made = defect.make()
+    defect.plant(made)
+    folder = made.write(tmp_path / "checkpoint")
+    defect.damage(folder)
+    findings = [f for f in lint(folder, defect.target) if f.id == defect.finding]
+    assert findings, [f.id for f in lint(folder, defect.target)]
+    assert findings[0].severity == defect.severity
+    assert findings[0].severities[defect.target] == defect.severity
+    assert findings[0].consequence and findings[0].remedy
+
+
+def test_every_rule_has_a_defect_and_every_mend_a_rule():
+    tested = {d.finding for d in DEFECTS.values()}
+    assert set(RULES) - tested == {"weight_dtype"} - tested
+    assert set(MENDS) <= set(RULES)
+
+
+@pytest.mark.parametrize("target", [V33, V22, CPU, FORK])
+@pytest.mark.parametrize(
+    "make",
+    [clean, lambda: tiny.v4("native"), tiny.v3, lambda: tiny.v3("bf16")],
+    ids=["v4 seed", "v4 native", "v3 seed", "v3 bf16"],
+)
+def test_finds_no_fault_in_a_sound_checkpoint(make, target, tmp_path):
+    found = lint(make().write(tmp_path / "checkpoint"), target)
+    assert {f.id for f in found if f.severity == "error"} == set()
+    assert {f.id for f in found if f.severity == "warning"} <= {"swiglu_clamp"}
+
+
+def test_a_defect_causes_no_second_error(tmp_path):
+    made = clean()
+    made.pop("mtp.0.enorm.weight")
+    found = lint(made.write(tmp_path / "c"), V33)
+    assert [f.id for f in found if f.severity == "error"] == ["mtp_incomplete"]
+    assert found[0].tensors == ("mtp.0.enorm.weight",)
+
+
+def test_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        lint(tmp_path, V33)
+
+
+def test_plain_form_is_json_and_bounded(tmp_path):
+    finding = lint(tiny.v4(mtp=False).write(tmp_path / "c"), V33)[1]
+    plain = finding.plain(shown=2)
+    assert plain["tensor_count"] == 10
+    assert len(plain["tensors"]) == 2
+
+
+def test_needs_no_torch_and_no_numpy(tmp_path):
+    folder = clean().write(tmp_path / "c")
+    code = (
+        "import sys; from pathlib import Path; from runbook.steps.checkpoint.lint import lint;"
+        f"lint(Path({str(folder)!r}), '0.33.0');"
+        "assert not {'torch', 'numpy', 'pydantic', 'httpx'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

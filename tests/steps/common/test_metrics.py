@@ -1,0 +1,58 @@
+"""Counters in Prometheus' text, with what a running vLLM 0.32.0 exposed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runbook.steps.common.metrics import ACCEPTED, DRAFTED, Speculation, counter
+
+RECORDED = (Path(__file__).parents[1] / "smoke" / "answers" / "metrics.txt").read_text()
+
+
+def test_recorded():
+    assert Speculation.read(RECORDED) == Speculation(drafts=121, drafted=121, accepted=85)
+
+
+def test_time_stamps_and_longer_names_are_other_metrics():
+    assert counter(RECORDED, DRAFTED.replace("_total", "_created")) == pytest.approx(
+        1.795e9, rel=1e-3
+    )
+    assert counter(RECORDED, "vllm:spec_decode_num_draft") is None
+    assert counter(RECORDED, ACCEPTED.replace("_total", "")) is None
+
+
+def test_label_sets_are_summed():
+    text = (
+        f'{DRAFTED}{{engine="0",model_name="a"}} 3.0\n'
+        f'{DRAFTED}{{engine="1",model_name="a"}} 4.0\n'
+        f'{DRAFTED}{{engine="1",model_name="b}} 9"}} 5.0 1700000000000\n'
+        f"{DRAFTED} 6\n"
+        f'# {DRAFTED} 100\n{DRAFTED}{{engine="2"}} broken line 7\n'
+    )
+    assert counter(text, DRAFTED) == 18
+
+
+def test_a_server_that_does_not_speculate():
+    assert Speculation.read("# HELP x y\nx 1\n") is None
+    only_one = f"{DRAFTED} 1\n"
+    assert Speculation.read(only_one) is None
+
+
+@given(st.dictionaries(st.text(alphabet='ab"\\\n{}, =', max_size=8), st.integers(0, 10**9)))
+def test_any_label_value_is_read(samples):
+    def escape(value):
+        return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+    text = "".join(f'{DRAFTED}{{l="{escape(k)}"}} {v}\n' for k, v in samples.items())
+    assert counter(text, DRAFTED) == (sum(samples.values()) if samples else None)
+
+
+def test_difference_and_rate():
+    before, after = Speculation(10, 10, 5), Speculation(30, 40, 20)
+    assert after.since(before) == Speculation(20, 30, 15)
+    assert after.since(before).acceptance == 0.5
+    assert before.since(before).acceptance is None

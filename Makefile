@@ -39,6 +39,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p runbook
+	$(BIN)/lint-imports
 
 schema: $(VENV)/.ready
 	$(BIN)/python -m runbook.document.schema > runbook/schemas/runbook.schema.json

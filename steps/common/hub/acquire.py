@@ -10,9 +10,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from runbook.protocol import Context, Item, PreconditionNotMet, StepFailure
+from runbook.protocol import Context, Item, StepFailure
+from runbook.steps.common.disk import disk_failure, shortage
 from runbook.steps.common.hub import cache, digests, hub, room
-from runbook.steps.common.hub.download import Download, Tuning, disk_failure
+from runbook.steps.common.hub.download import Download, Tuning
 from runbook.steps.common.hub.hub import Busy, Hub
 from runbook.steps.common.hub.listing import Entry, Listing
 from runbook.steps.common.hub.part import claim, discard, unrecorded
@@ -26,15 +27,15 @@ DEFAULT_TUNING = Tuning()
 
 def acquire(ctx: Context, folder: Path, wanted: dict[str, Any], repo_type: str = "model") -> None:
     """Make the folder hold the wanted files. Resumable at any point."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
-        token = hub.token(ctx)
-        sources = hub.hubs(ctx.inputs.endpoint, ctx.inputs.mirrors, token, repo_type)
-        stamp = _begin(ctx, folder, wanted, sources)
-        try:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder):
+            token = hub.token(ctx)
+            sources = hub.hubs(ctx.inputs.endpoint, ctx.inputs.mirrors, token, repo_type)
+            stamp = _begin(ctx, folder, wanted, sources)
             _complete(ctx, folder, stamp, sources)
-        except OSError as error:
-            raise disk_failure(folder, error) from error
+    except OSError as error:
+        raise disk_failure(error, folder) from error
 
 
 def _complete(
@@ -46,8 +47,8 @@ def _complete(
     listing = stamp.listing
     doubtful = listing.entries if ctx.deep else stamp.unproven(folder, ctx.inputs.verify)
     missing = _reuse(ctx, folder, stamp, list(doubtful), sources[0].repo_type)
-    if reason := room.shortage(folder, room.needed(folder, missing)):
-        raise PreconditionNotMet(reason.message, code=reason.code, remedy=reason.remedy)
+    if failure := shortage(folder, room.needed(folder, missing)):
+        raise failure
     here = listing.bytes - sum(entry.size for entry in missing)
 
     def done(entry: Entry) -> None:

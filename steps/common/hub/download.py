@@ -8,7 +8,6 @@ others, one segment after the other. Only the thread that calls `run` talks to t
 
 from __future__ import annotations
 
-import errno
 import queue
 import threading
 import time
@@ -17,7 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runbook.protocol import Item, PreconditionNotMet, StepFailure
+from runbook.protocol import Item, StepFailure
+from runbook.steps.common.disk import disk_failure
 from runbook.steps.common.hub import digests
 from runbook.steps.common.hub.fetch import Answer, Changed, Client, Expired, Misbehaved
 from runbook.steps.common.hub.hub import Busy, Hub, Location
@@ -27,7 +27,6 @@ from runbook.steps.common.pacing import Bandwidth, backoff
 
 ASK_AGAIN = 2
 """Failures in a row after which the hub may know a better content location."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +210,7 @@ class Download:
         except StepFailure as failure:
             self._fail(failure)
         except OSError as error:
-            self._fail(disk_failure(self._folder, error))
+            self._fail(disk_failure(error, self._folder))
         except BaseException as error:
             self._fail(error)
         finally:
@@ -513,20 +512,3 @@ class Download:
             if wait <= 0:
                 return
             self._stop.wait(min(wait, 1.0))
-
-
-def disk_failure(folder: Path, error: OSError) -> StepFailure:
-    """What a failed write means for the user."""
-    if error.errno in FULL:
-        return PreconditionNotMet(
-            f"the disk of {folder} is full",
-            code="disk_full",
-            cause=error.strerror or str(error),
-            remedy="make room, then run again: it goes on where it stopped",
-        )
-    return StepFailure(
-        f"cannot write to {folder}",
-        code="write_failed",
-        cause=str(error),
-        remedy="check the folder's owner and the disk",
-    )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from runbook.protocol import Context, Reason, StepFailure, Work
+from runbook.steps.common.disk import shortage
 from runbook.steps.common.hub import cache
 from runbook.steps.common.hub.listing import Entry, Listing
 from runbook.steps.common.hub.part import trusted_bytes
 from runbook.steps.common.hub.stamp import Stamp
 
-RESERVE = 256 << 20
-"""Bytes of disk left free for everyone else."""
 PLAN_TIMEOUT = 5.0
 """Seconds that a plan waits for the hub; without an answer it goes without the size."""
 
@@ -21,19 +19,6 @@ PLAN_TIMEOUT = 5.0
 def needed(folder: Path, entries: Sequence[Entry]) -> int:
     """Bytes still to be fetched."""
     return sum(e.size - trusted_bytes(folder / e.path, e) for e in entries)
-
-
-def shortage(folder: Path, size: int) -> Reason | None:
-    """Why `size` more bytes do not fit, if they do not."""
-    existing = next(p for p in (folder, *folder.parents) if p.exists())
-    free = shutil.disk_usage(existing).free
-    if size == 0 or size + RESERVE <= free:
-        return None
-    return Reason(
-        "not_enough_disk",
-        f"{size / 1e9:.1f} GB are to come, {free / 1e9:.1f} GB are free at {existing}",
-        "make room, or set `destination` to a folder on a larger disk",
-    )
 
 
 def estimate(
@@ -58,8 +43,8 @@ def estimate(
     repo, link = ctx.inputs.repo, ctx.inputs.link
     missing = [e for e in missing if not cache.cached(repo, e, folder, link, repo_type)]
     size = needed(folder, missing)
-    if reason := shortage(folder, size):
-        reasons.append(reason)
+    if failure := shortage(folder, size):
+        reasons.append(Reason(failure.code, failure.message, failure.remedy))
     for path, left in cache.foreign_leftovers(folder, repo, repo_type):
         message = f"{path} was left by another tool ({left} bytes on disk)"
         reasons.append(Reason("foreign_leftover", message, f"rm '{path}'", "info"))

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from runbook.protocol import PreconditionNotMet, StepFailure
-from runbook.steps.common.hub import acquire, room
+from runbook.steps.common import disk
+from runbook.steps.common.hub import acquire
 from runbook.steps.publish.repository import Repository
 from runbook.steps.weights import Weights
 from tests.steps.common.hub.crash import Crash, crashing
@@ -304,8 +305,8 @@ def test_leftovers_of_others_are_named_and_kept_ours_are_removed(hub, run, folde
 
 
 def test_too_small_a_disk_is_refused_before_the_first_byte(hub, run, workspace, monkeypatch):
-    usage = room.shutil.disk_usage(workspace.parent)
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    usage = disk.shutil.disk_usage(workspace.parent)
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     check = Weights().check(context(workspace, hub))
     assert "not_enough_disk" in [r.code for r in check.reasons]
     with pytest.raises(PreconditionNotMet) as failure:

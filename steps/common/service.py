@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from runbook.files import read_json, write_json
 from runbook.process import Identity, boot_id, session_members, stop_session
 from runbook.protocol import StepFailure
+from runbook.remedy import Remedy
 
 EXIT_LOCKED = 75
 """EX_TEMPFAIL of sysexits.h: another process of this service still lives."""
@@ -100,7 +101,7 @@ class Service:
                     f"processes {', '.join(map(str, left))} of the server do not end",
                     code="server_not_stopped",
                     cause="they outlived SIGKILL: they wait in the kernel, often for a GPU",
-                    remedy="restart the machine, then `runbook run`",
+                    remedy=Remedy("run", text="restart the machine, then {command}"),
                 )
         (self.folder / "state.json").unlink(missing_ok=True)
 
@@ -124,10 +125,12 @@ def inherited_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(WITHHELD)}
 
 
-def start(folder: Path) -> Service:
-    """Start the service of `spec.json` in a session of its own; return once it is recorded."""
+def start(folder: Path, spec: dict[str, Any]) -> Service:
+    """Start a service in a session of its own; return once it is recorded. If one of an earlier
+    attempt lives still, it is that one: its `spec` tells whether it is the same."""
     import subprocess
 
+    write_spec(folder, spec)
     child = subprocess.Popen(
         launcher(folder),
         env=inherited_environment(),
@@ -156,7 +159,7 @@ def await_record(folder: Path, pid: int | None, ended: Any) -> Service:
         cause="processes of an earlier server still hold its lock"
         if ended() == EXIT_LOCKED
         else f"the launcher ended with status {ended()} before it had recorded its process",
-        remedy="`runbook destroy serve`, then `runbook run`",
+        remedy=Remedy("destroy", ("{step}",), text="{command}, then run again"),
         retryable=True,
         where=str(log_path(folder)),
     )

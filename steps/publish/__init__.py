@@ -14,23 +14,19 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runbook.files import read_json, write_json
-from runbook.process import Identity, stop_session
 from runbook.protocol import Check, Context, Json, Model, Reason, StepFailure
-from runbook.steps.common import endpoint, ports
-
-if TYPE_CHECKING:
-    import subprocess
+from runbook.steps.common import endpoint, ports, service
+from runbook.steps.common.service import Service
 
 HOST = "127.0.0.1"
-EXIT_LOCKED = 75
-"""What the server ends with if another one of the same folder lives (EX_TEMPFAIL)."""
-START_SECONDS = 20.0
+SERVING = "serving.json"
+"""What the server says of itself, in the folder of the service."""
+START_DEADLINE = 20.0
+STOP_GRACE = 1.0
 PROBE_SECONDS = 1.0
-WITHHELD = ("RUNBOOK_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-"""Variables, by prefix, that the server does not get: marks of the attempt, and secrets."""
 
 
 class Publish:
@@ -50,31 +46,30 @@ class Publish:
             )
         if problem := hub.damage(manifest):
             return Check.unsatisfied(Reason("checkpoint_changed", problem))
-        state = hub.read_state()
-        process = Identity.load(state.get("process"))
-        if process is None or not process.alive():
+        running = Service.load(hub.server)
+        if running is None or not running.alive():
             return Check.unsatisfied(Reason("server_not_running", "the local hub does not run"))
-        if state.get("manifest") != str(hub.manifest):
+        serving = hub.serving(running)
+        if serving.get("manifest") != str(hub.manifest):
             return Check.unsatisfied(
                 Reason("server_outdated", "the local hub serves an earlier checkpoint")
             )
-        if ctx.inputs.port not in (0, state["port"]):
-            return Check.unsatisfied(
-                Reason("other_port", f"the local hub listens on {state['port']}")
-            )
-        healthy = listens(state["port"])
+        port = serving["port"]
+        if ctx.inputs.port not in (0, port):
+            return Check.unsatisfied(Reason("other_port", f"the local hub listens on {port}"))
+        healthy = listens(port)
         if ctx.deep and healthy:
-            healthy = answers(state["port"], manifest["name"], manifest["revision"])
+            healthy = answers(port, manifest["name"], manifest["revision"])
         if not healthy:
             return Check.unsatisfied(
-                Reason("server_silent", f"nothing answers for it on {HOST}:{state['port']}")
+                Reason("server_silent", f"nothing answers for it on {HOST}:{port}")
             )
         outputs: dict[str, Json] = {
-            "hub_endpoint": f"http://{HOST}:{state['port']}",
+            "hub_endpoint": f"http://{HOST}:{port}",
             "repo": manifest["name"],
             "revision": manifest["revision"],
             "variant": ctx.inputs.variant,
-            "process": process.dump(),
+            "process": running.process.dump(),
         }
         return Check.satisfied(outputs)
 
@@ -84,11 +79,12 @@ class Publish:
         manifest = hub.read_manifest()
         if manifest is None or hub.damage(manifest):
             self._write(ctx, hub)
-        state = hub.read_state()
-        if hub.serves(state) and ctx.inputs.port in (0, state["port"]):
+        running = Service.load(hub.server)
+        serving = hub.serving(running)
+        if hub.serves(running) and ctx.inputs.port in (0, serving["port"]):
             return
         hub.stop()
-        self._start(ctx, hub, state)
+        self._start(ctx, hub, serving)
         hub.remove_others()
 
     def undo(self, ctx: Context) -> None:
@@ -123,6 +119,8 @@ class Publish:
         write_json(hub.manifest, {**repository.dump(), "stats": stats})
 
     def _start(self, ctx: Context, hub: Hub, before: dict[str, Any]) -> None:
+        from runbook.steps.common.startup import Startup
+
         # The port of before, so that what was made of the endpoint stays true.
         wanted = ctx.inputs.port or before.get("port") or 0
         if wanted and not becomes_free(wanted):
@@ -135,33 +133,12 @@ class Publish:
                 )
             ctx.log(f"port {wanted} was taken in the meantime: choosing another")
             wanted = 0
-        process = hub.launch(wanted)
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            state = hub.read_state()
-            if hub.serves(state):
-                if state["process"]["pid"] != process.pid:
-                    process.wait()  # it finds the lock of the one that serves, and ends
-                ctx.log(f"serving {state['repo']} at http://{HOST}:{state['port']}")
-                return
-            if process.poll() == EXIT_LOCKED:
-                # A server of an attempt that was killed: it is ours if it serves the same.
-                if state.get("manifest") not in (None, str(hub.manifest)):
-                    hub.stop()
-                process = hub.launch(wanted)
-            elif process.poll() is not None:
-                break
-            time.sleep(0.02)
-        else:
-            process.kill()
-        tail = hub.log.read_text(errors="replace").splitlines()[-5:]
-        raise StepFailure(
-            "the local hub did not start",
-            code="server_not_started",
-            cause="\n".join(tail),
-            remedy=f"read {hub.log}",
-            retryable=True,
-        )
+        running = service.start(hub.server, hub.spec(wanted))
+        if running.spec != hub.spec(wanted):  # of an attempt that was killed, for other inputs
+            hub.stop()
+            running = service.start(hub.server, hub.spec(wanted))
+        Startup(ctx, running, START_DEADLINE).until(lambda: hub.serves(running))
+        ctx.log(f"serving {ctx.inputs.repo} at http://{HOST}:{hub.serving(running)['port']}")
 
 
 class Hub:
@@ -190,19 +167,21 @@ class Hub:
         return self.folder / f"{self.digest}.json"
 
     @property
-    def state(self) -> Path:
-        return self.folder / "server.json"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "server.log"
+    def server(self) -> Path:
+        """The folder of the service."""
+        return self.folder / "server"
 
     def read_manifest(self) -> dict[str, Any] | None:
         data: dict[str, Any] | None = read_json(self.manifest)
         return data
 
-    def read_state(self) -> dict[str, Any]:
-        return read_json(self.state) or {}
+    def serving(self, running: Service | None) -> dict[str, Any]:
+        """What the server says of itself once it listens; empty if it has not said so. The port
+        that one of before listened on is known still."""
+        said = read_json(self.server / SERVING) or {}
+        if running is None or said.get("process") != running.process.dump():
+            return {"port": said["port"]} if "port" in said else {}
+        return dict(said)
 
     def damage(self, manifest: dict[str, Any]) -> str:
         """What of the checkpoint is not as it was written; empty if all is."""
@@ -215,43 +194,28 @@ class Hub:
                 return f"{name} in {self.checkpoint} was changed"
         return ""
 
-    def serves(self, state: dict[str, Any]) -> bool:
+    def serves(self, running: Service | None) -> bool:
         """Whether the recorded process is alive, is ours and answers for this manifest."""
-        process = Identity.load(state.get("process"))
         manifest = self.read_manifest()
+        serving = self.serving(running)
         return (
-            process is not None
+            running is not None
             and manifest is not None
-            and process.alive()
-            and state.get("manifest") == str(self.manifest)
-            and answers(state["port"], manifest["name"], manifest["revision"])
+            and running.alive()
+            and serving.get("manifest") == str(self.manifest)
+            and answers(serving["port"], manifest["name"], manifest["revision"])
         )
 
-    def launch(self, port: int) -> subprocess.Popen[bytes]:
-        """Start the server. It is no part of this attempt: it outlives it, has a session of its
-        own, and inherits neither descriptors nor secrets."""
-        import subprocess
-
+    def spec(self, port: int) -> dict[str, Any]:
+        """How the server is started. It is no part of the attempt, and outlives it."""
         argv = [sys.executable, "-m", "runbook.steps.publish.server"]
-        argv += ["--manifest", str(self.manifest), "--state", str(self.state)]
-        argv += ["--port", str(port)]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(WITHHELD)}
-        with self.log.open("ab") as log:
-            return subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                env=environment,
-                start_new_session=True,
-                close_fds=True,
-            )
+        argv += ["--manifest", str(self.manifest), "--state", str(self.server / SERVING)]
+        return {"argv": [*argv, "--port", str(port)], "env": {}, "path": []}
 
     def stop(self) -> None:
-        process = Identity.load(self.read_state().get("process"))
-        if process is not None and process.alive():
-            stop_session(process.pid, grace=2.0)
+        running = Service.load(self.server)
+        if running is not None:
+            running.stop(STOP_GRACE)
 
     def remove_others(self) -> None:
         """Remove checkpoints that were written from other inputs or by other code, and what a
@@ -261,7 +225,7 @@ class Hub:
         for path in list(self.folder.iterdir()):
             if path.name.endswith(".tmp") and path.is_file():
                 path.unlink()
-            if path.is_dir() and path != self.checkpoint:
+            if path.is_dir() and path not in (self.checkpoint, self.server):
                 shutil.rmtree(path)
                 path.with_suffix(".json").unlink(missing_ok=True)
 

@@ -12,7 +12,6 @@ conditions and ranges.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import re
@@ -28,7 +27,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from runbook.files import write_json
 from runbook.process import Identity
-from runbook.steps.publish import EXIT_LOCKED, HOST
+from runbook.steps.publish import HOST
 from runbook.steps.publish.repository import File, Repository
 
 PAGE = 1000
@@ -376,20 +375,16 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
-    # Held until the end of the process: two attempts, the first of them killed before its server
-    # had said who it is, must not leave two servers.
-    lock = options.state.with_suffix(".lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        sys.exit(EXIT_LOCKED)
     try:
         hub, _ = start(Repository.load(options.manifest), options.port, verbose=True)
     except OSError as error:
         sys.exit(f"cannot listen on {HOST}:{options.port}: {error.strerror}")
     write_state(options.state, options.manifest, hub)
     print(f"serving {hub.repository.name} at {hub.url}", file=sys.stderr, flush=True)
-    threading.Event().wait()
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print("ended", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from runbook.protocol import Check, Context, Model, Reason, StepFailure, Work
+from runbook.remedy import Remedy
 from runbook.steps.common import endpoint
 from runbook.steps.common.service import Service
 from runbook.steps.serve.command import differences, effective, spec
 
-START_SECONDS = 60.0
+LEAST_START_SECONDS = 60.0
 """What a start takes at least; a large checkpoint takes minutes more."""
 CANCEL_GRACE = 3.0
 RECOVERY_SECONDS = 30.0
@@ -32,9 +33,9 @@ class Serve:
         reason = self._unmet(running, inputs)
         if reason is not None or running is None:
             reason = reason or Reason("not_started", "no server was started")
-            return Check.unsatisfied(reason, work=Work(seconds=START_SECONDS))
+            return Check.unsatisfied(reason, work=Work(seconds=LEAST_START_SECONDS))
         if ctx.deep and (reason := _not_listed(inputs)) is not None:
-            return Check.unsatisfied(reason, work=Work(seconds=START_SECONDS))
+            return Check.unsatisfied(reason, work=Work(seconds=LEAST_START_SECONDS))
         return Check.satisfied(
             {
                 "endpoint": f"{endpoint.url(inputs.host, inputs.port)}/v1",
@@ -161,13 +162,11 @@ def _advice(running: Service, inputs: SimpleNamespace) -> list[Reason]:
 
 def _not_listed(inputs: SimpleNamespace) -> Reason | None:
     """The thorough form: the API itself answers, and to the name."""
-    import httpx
+    from runbook.steps.serve.api import Api, Unanswered
 
-    url = f"{endpoint.url(inputs.host, inputs.port)}/v1/models"
     try:
-        listed = httpx.get(url, timeout=10, trust_env=False).raise_for_status().json()
-        names = [model["id"] for model in listed["data"]]
-    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        names = [model["id"] for model in Api(inputs.host, inputs.port).models()]
+    except Unanswered as error:
         return Reason("models_not_listed", f"the server does not list its models: {error}")
     if inputs.served_model_name not in names:
         return Reason("wrong_model", f"the server serves {', '.join(names)}")
@@ -191,5 +190,5 @@ def _require_program(vllm: Path) -> None:
             f"{vllm} cannot be run",
             code="vllm_missing",
             cause="there is no such program",
-            remedy="`runbook run --from build`",
+            remedy=Remedy("run", ("--from", "{step}"), "vllm"),
         )

@@ -39,8 +39,7 @@ class Session:
     kind: Kind = "session"
 
     def start(self, folder: Path, spec: dict[str, Any]) -> Service:
-        service.write_spec(folder, spec)
-        return service.start(folder)
+        return service.start(folder, spec)
 
     def stop(self, running: Service, grace: float) -> None:
         running.stop(grace)

@@ -11,32 +11,32 @@ import json
 import os
 import secrets
 import shutil
-import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runbook.protocol import Check, Context, Model, PreconditionNotMet, StepFailure
+from runbook.remedy import Remedy
 from runbook.steps.mtp import head
 from runbook.steps.mtp.capture import plugin
 
+if TYPE_CHECKING:
+    from runbook.steps.common.startup import Startup
+
 NAME = "capture"
 HOST = "127.0.0.1"
-SERVER = "server.json"
-"""The identity of the server, by which one that outlived its capture is ended."""
+SERVER = "server"
+"""The folder of the service, whose record ends a server that outlived its capture."""
 ENTRY = "[vllm.general_plugins]\nrunbook_capture = runbook_capture:register\n"
-STOP_SECONDS = 60
-START_SECONDS = 3600
+STOP_GRACE = 60.0
+START_DEADLINE = 3600.0
 FINISH_SECONDS = 1800
 """Seconds without one more expert's moments after which the server is given up."""
 WAITING_BYTES = 2048 * 2
 """Memory of an expert's rows, of 2 bytes a value, that wait to be added."""
-Server = tuple[str, "subprocess.Popen[bytes]"]
-"""A server's base URL and its process."""
 
 
 class Capture:
@@ -91,7 +91,7 @@ class Capture:
         (raw / plugin.SETTINGS).write_text(json.dumps(settings))
         with _served(ctx, folder, raw) as server:
             (raw / plugin.ON).touch()
-            _ask(ctx, server[0], prompts, raw)
+            _ask(ctx, server, prompts, raw)
             (raw / plugin.ON).unlink()
             if ctx.inputs.record == "moments":
                 _finish(ctx, server, raw, config["n_routed_experts"])
@@ -110,7 +110,11 @@ class Capture:
                 "nothing useful was captured",
                 code="capture_empty",
                 cause=str(error),
-                remedy=f"read {folder / 'server.log'}; speculation must be on and the server eager",
+                remedy=Remedy(
+                    "logs",
+                    ("{step}",),
+                    text="see {command}: speculation must be on and the server eager",
+                ),
             ) from error
         shutil.rmtree(raw)
         ctx.log(f"{tokens} tokens; {empty} experts got none of them")
@@ -181,97 +185,71 @@ def _plugin(folder: Path) -> Path:
 
 
 @contextmanager
-def _served(ctx: Context, folder: Path, raw: Path) -> Iterator[Server]:
+def _served(ctx: Context, folder: Path, raw: Path) -> Iterator[Startup]:
     """The model served eagerly with the plugin, once it is healthy."""
-    from runbook.files import write_json
-    from runbook.process import Identity
+    from runbook.steps.common import endpoint, service
+    from runbook.steps.common.startup import Startup
 
+    try:
+        running = service.start(folder / SERVER, _spec(ctx, raw))
+        server = Startup(ctx, running, START_DEADLINE, "serve")
+        ctx.log("$ " + " ".join(running.spec["argv"]))
+        ctx.progress(0, None, "", "waiting for the server")
+        server.until(lambda: endpoint.health(HOST, ctx.inputs.port) == "healthy")
+        yield server
+    finally:
+        _stop_left(ctx, folder)
+
+
+def _spec(ctx: Context, raw: Path) -> dict[str, Any]:
+    """How the server is started: eagerly, drafting, with the plugin on its path."""
     given = ctx.inputs
-    command = [given.vllm, "serve", given.model, "--host", HOST, "--port", str(given.port)]
-    command += ["--served-model-name", NAME, "--enforce-eager"]
-    command += ["--speculative-config", json.dumps({"method": "mtp", "num_speculative_tokens": 1})]
-    command += [str(argument) for argument in given.arguments]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    argv = [given.vllm, "serve", given.model, "--host", HOST, "--port", str(given.port)]
+    argv += ["--served-model-name", NAME, "--enforce-eager"]
+    argv += ["--speculative-config", json.dumps({"method": "mtp", "num_speculative_tokens": 1})]
+    argv += [str(argument) for argument in given.arguments]
+    environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     for values in given.env:
         environment.update(values)
-    environment["PATH"] = _joined([*given.path, environment.get("PATH")])
-    environment["PYTHONPATH"] = _joined([str(_plugin(raw)), environment.get("PYTHONPATH")])
+    python_path = environment.get("PYTHONPATH", os.environ.get("PYTHONPATH"))
+    folders = [str(_plugin(raw)), *([python_path] if python_path else [])]
+    environment["PYTHONPATH"] = os.pathsep.join(folders)
     environment[plugin.FOLDER] = str(raw)
-    environment.pop("HF_TOKEN", None)
-    log = folder / "server.log"
-    ctx.log("$ " + " ".join(command))
-    with log.open("wb") as out:
-        server = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
-    try:
-        if identity := Identity.of(server.pid):
-            write_json(folder / SERVER, identity.dump())
-        url = f"http://{HOST}:{given.port}"
-        _await(ctx, server, url, log)
-        yield url, server
-    finally:
-        _stop(server)
-        (folder / SERVER).unlink(missing_ok=True)
+    return {"argv": argv, "env": environment, "path": list(given.path)}
 
 
-def _joined(folders: list[str | None]) -> str:
-    return os.pathsep.join(folder for folder in folders if folder)
-
-
-def _await(ctx: Context, server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    import httpx2
-
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        _raise_ended(server, log)
-        try:
-            if httpx2.get(f"{url}/health", timeout=5).status_code == 200:
-                return
-        except httpx2.TransportError:
-            pass  # not listening yet
-        ctx.progress(0, None, "", "waiting for the server")
-        time.sleep(1)
-    raise StepFailure("the server did not become healthy", code="server_slow", remedy=f"read {log}")
-
-
-def _raise_ended(server: subprocess.Popen[bytes], log: Path) -> None:
-    if server.poll() is not None:
-        tail = log.read_text(errors="replace").splitlines()[-15:]
-        raise StepFailure(
-            f"the server ended with exit status {server.returncode}",
-            code="server_died",
-            cause="\n".join(tail),
-            remedy=f"read {log}",
-        )
-
-
-def _ask(ctx: Context, url: str, prompts: list[list[dict[str, str]]], raw: Path) -> None:
-    import httpx2
+def _ask(ctx: Context, server: Startup, prompts: list[list[dict[str, str]]], raw: Path) -> None:
+    import requests
 
     given = ctx.inputs
+    url = f"http://{HOST}:{given.port}/v1/chat/completions"
     answered = 0
-    with httpx2.Client(timeout=given.answer_timeout) as client:
+    with requests.Session() as session:
+        session.trust_env = False
 
         def ask(messages: list[dict[str, str]]) -> None:
             body: dict[str, Any] = {"model": NAME, "messages": messages}
             body.update(max_tokens=given.max_tokens, temperature=0, seed=given.seed)
-            client.post(f"{url}/v1/chat/completions", json=body).raise_for_status()
+            session.post(url, json=body, timeout=given.answer_timeout).raise_for_status()
 
         with ThreadPoolExecutor(given.concurrency) as pool:
             for future in as_completed([pool.submit(ask, p) for p in prompts]):
                 try:
                     future.result()
                     _raise_failed(raw)
-                except (httpx2.HTTPError, StepFailure) as error:
+                except (requests.RequestException, StepFailure) as error:
                     pool.shutdown(wait=False, cancel_futures=True)
                     _raise_failed(raw)
+                    server.follow("the server ended while it answered")
                     raise StepFailure(
                         "a calibration prompt was not answered",
                         code="prompt_failed",
                         cause=str(error),
-                        remedy="read server.log in the folder of the captures",
+                        remedy=Remedy(
+                            "logs", ("{step}",), text="{command} has what the server said"
+                        ),
                         retryable=True,
+                        where=str(server.running.log),
                     ) from error
                 answered += 1
                 ctx.progress(answered, len(prompts), "prompts", "capturing")
@@ -288,14 +266,14 @@ def _raise_failed(raw: Path) -> None:
         )
 
 
-def _finish(ctx: Context, server: Server, raw: Path, experts: int) -> None:
+def _finish(ctx: Context, server: Startup, raw: Path, experts: int) -> None:
     """Wait until the plugin has written what it recorded."""
     if not list(raw.glob("recording-*")):
         return  # nothing will come
     written, since = -1, time.monotonic()
     while not (raw / plugin.DONE).exists():
         _raise_failed(raw)
-        _raise_ended(server[1], raw.parent / "server.log")
+        server.follow("the server ended before it had written what it recorded")
         count = len(list(raw.glob("moments-*.safetensors")))
         if count != written:
             written, since = count, time.monotonic()
@@ -303,7 +281,10 @@ def _finish(ctx: Context, server: Server, raw: Path, experts: int) -> None:
             raise StepFailure(
                 f"the server wrote the moments of {count} of {experts} experts, then no more",
                 code="capture_stuck",
-                remedy=f"read {raw.parent / 'server.log'}; is there enough memory and disk?",
+                remedy=Remedy(
+                    "logs", ("{step}",), text="see {command}; is there enough memory and disk?"
+                ),
+                where=str(server.running.log),
             )
         ctx.progress(count, experts, "experts", "writing the moments")
         time.sleep(plugin.POLL)
@@ -311,27 +292,11 @@ def _finish(ctx: Context, server: Server, raw: Path, experts: int) -> None:
 
 
 def _stop_left(ctx: Context, folder: Path) -> None:
-    """End the server of a capture that was killed: it holds the port, and the GPUs' memory."""
-    from runbook.process import Identity, stop_session
+    """End the server, also that of a capture that was killed: it holds the port, and the GPUs'
+    memory."""
+    from runbook.steps.common.service import Service
 
-    try:
-        left = Identity.load(json.loads((folder / SERVER).read_text()))
-    except (OSError, ValueError):
-        return
-    if left is not None and left.alive():
-        ctx.log(f"stop process {left.pid}, the server of an interrupted capture")
-        stop_session(left.pid, STOP_SECONDS)
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    """End the server and whatever it started, which shares its session."""
-    from runbook.process import stop_session
-
-    if server.poll() is None:
-        server.send_signal(signal.SIGINT)
-        try:
-            server.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            pass  # stop_session ends it
-    stop_session(server.pid, 10)
-    server.wait()
+    left = Service.load(folder / SERVER)
+    if left is not None and left.members():
+        ctx.log(f"stop the server, process {left.process.pid}")
+        left.stop(STOP_GRACE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 from runbook.planning.context import StepContext, namespace
 from runbook.process import Identity, session_members
 from runbook.protocol import StepFailure
-from runbook.steps.publish import EXIT_LOCKED, Hub, Publish, answers, listens
+from runbook.steps.common import service
+from runbook.steps.publish import SERVING, Hub, Publish, answers, listens
 from runbook.steps.weights import Weights
 
 
@@ -200,19 +202,16 @@ def servers_of(folder: Path) -> list[int]:
     return found
 
 
-def test_server_of_a_killed_attempt_is_taken_over(publish, tmp_path):
+def test_server_of_a_killed_attempt_is_no_second_one(publish, tmp_path):
     """The attempt was killed after it had started the server, before the server said so."""
     step, ctx = Publish(), publish()
     step.apply(ctx)
     hub = Hub.of(ctx)
     hub.stop()
-    hub.state.unlink()
-    orphan = hub.launch(0)
+    (hub.server / SERVING).unlink()
+    service.start(hub.server, hub.spec(0))
     step.apply(ctx)
-    serving = step.check(ctx).outputs["process"]["pid"]
-    if serving != orphan.pid:  # the second one was quicker at the lock
-        assert orphan.wait(5) == EXIT_LOCKED
-    assert servers_of(tmp_path) == [serving]
+    assert servers_of(tmp_path) == [step.check(ctx).outputs["process"]["pid"]]
 
 
 def test_server_of_a_killed_attempt_with_other_inputs_is_replaced(publish, tmp_path):
@@ -220,9 +219,22 @@ def test_server_of_a_killed_attempt_with_other_inputs_is_replaced(publish, tmp_p
     step.apply(ctx)
     hub = Hub.of(ctx)
     hub.stop()
-    hub.state.unlink()
-    orphan = hub.launch(0)
+    (hub.server / SERVING).unlink()
+    orphan = service.start(hub.server, hub.spec(0))
     other = publish(repo="runbook/other")
     step.apply(other)
-    assert orphan.wait(5) < 0
+    assert orphan.members() == []
     assert servers_of(tmp_path) == [step.check(other).outputs["process"]["pid"]]
+
+
+def test_a_server_that_cannot_start_is_told_in_its_own_words(publish, monkeypatch):
+    step, ctx = Publish(), publish()
+    step.apply(ctx)
+    hub = Hub.of(ctx)
+    hub.stop()
+    monkeypatch.setattr(Hub, "spec", lambda self, port: broken)
+    broken = {"argv": [sys.executable, "-c", "raise OSError('no hub')"], "env": {}, "path": []}
+    with pytest.raises(StepFailure) as failure:
+        step.apply(ctx)
+    assert failure.value.code == "server_died"
+    assert "OSError: no hub" in failure.value.cause

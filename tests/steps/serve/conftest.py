@@ -88,7 +88,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    monkeypatch.setattr("runbook.steps.serve.readiness.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("runbook.steps.common.startup.POLL_SECONDS", 0.02)
     made = Bench(tmp_path)
     yield made
     made.close()

@@ -12,13 +12,13 @@ import threading
 import time
 from pathlib import Path
 
-import httpx
 import pytest
 
 from runbook.process import Identity, session_members
 from runbook.protocol import Cancelled, PreconditionNotMet, StepFailure
 from runbook.steps.common import endpoint, service
 from runbook.steps.serve import readiness
+from runbook.steps.serve.api import Api
 from runbook.steps.serve.models import Outputs
 
 LOGS = Path(__file__).parent / "logs"
@@ -29,7 +29,9 @@ def codes(check):
 
 
 class TestReady:
-    def test_apply_serves_and_check_holds_then(self, bench, step):
+    def test_apply_serves_and_check_holds_then(self, bench, step, monkeypatch):
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")
         ctx = bench.context()
         assert codes(step.check(ctx)) == ["not_started"]
         step.apply(ctx)
@@ -42,7 +44,7 @@ class TestReady:
         assert outputs.kv_cache_tokens == 58_240
         assert outputs.max_concurrency == 14.22
         assert outputs.draft_head_shared is True
-        assert httpx.get(f"{outputs.endpoint}/models").json()["data"][0]["id"] == "rehearsal"
+        assert Api("127.0.0.1", bench.port).models()[0]["id"] == "rehearsal"
 
     def test_it_outlives_its_attempt_in_a_session_of_its_own(self, bench, step):
         step.apply(bench.context())

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runbook.steps.common.stamp import RESULT, Change, Stamp, marks, marks_of_all
@@ -144,6 +144,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.fixed_dictionaries({}, optional={key: JSON | st.just(GOOD[key]) for key in GOOD}))
 def test_any_json_is_a_record_or_none(data: dict) -> None:
     found = Stamp.load(data, "tool")

@@ -24,6 +24,9 @@ FACTS = {
 # Given a kind of step and the text of a log: the known failure that it shows, or None.
 DIAGNOSE = "runbook.steps.common.diagnoses:diagnose"
 
+# Given the text of a log: the range of lines that show its first error, empty if there is none.
+EXCERPT = "runbook.steps.common.diagnoses:excerpt"
+
 VERBS = {
     "lint": "runbook.steps.verbs:lint",
     "patches": "runbook.steps.verbs:patches",

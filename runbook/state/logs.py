@@ -6,7 +6,7 @@ import importlib
 import re
 import time
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from runbook.errors import USAGE, RunbookError
 from runbook.protocol import StepFailure
@@ -62,21 +62,21 @@ class Known(Protocol):
 
 def diagnose(uses: str, path: Path) -> Known | None:
     """The known failure of a kind of step that a log shows; None if it shows none."""
-    module, _, name = importlib.import_module("runbook.steps").DIAGNOSE.partition(":")
-    known: Known | None = getattr(importlib.import_module(module), name)(
-        uses, path.read_text(errors="replace")
-    )
+    known: Known | None = _hook("DIAGNOSE")(uses, path.read_text(errors="replace"))
     return known
 
 
 def errors(path: Path, known: Known | None) -> list[str]:
-    """The lines that look like a failure or show a known one, each with its surroundings; `--`
-    between groups."""
-    found = lines(path)
+    """The lines that show the first error, with what came before it, and those of a known failure;
+    of a log in which no error can be told from the rest, all that look like one. `--` between
+    groups."""
+    text = path.read_text(errors="replace")
+    found = text.splitlines()
     shows = frozenset(known.line.splitlines() if known is not None else ())
-    wanted: set[int] = set()
+    first: range = _hook("EXCERPT")(text)
+    wanted: set[int] = set(first)
     for number, line in enumerate(found):
-        if line in shows or FAILURE.search(line):
+        if line in shows or (not first and FAILURE.search(line)):
             wanted.update(range(max(0, number - AROUND), min(len(found), number + AROUND + 1)))
     out: list[str] = []
     last = -1
@@ -86,6 +86,12 @@ def errors(path: Path, known: Known | None) -> list[str]:
         out.append(found[number])
         last = number
     return out
+
+
+def _hook(name: str) -> Any:
+    """What the steps bring for a purpose of the engine."""
+    module, _, function = getattr(importlib.import_module("runbook.steps"), name).partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def follow(path: Path, workspace: Workspace) -> None:

@@ -84,17 +84,14 @@ def test_the_errors_in_a_log_are_told_with_what_is_known_of_them(cli):
     """A failure that no word of the log gives away is found by the catalogue of the steps."""
     run = cli.workspace / ".runbook" / "runs" / "20260101T000000Z-0000"
     run.mkdir(parents=True)
-    hang = "(EngineCore) INFO No available shared memory broadcast block found in 60 seconds."
-    lines = [*(f"quiet {n}" for n in range(9)), *[hang] * 5, *(f"quiet {n}" for n in range(9))]
+    known = "There is No available memory for the cache blocks."
+    lines = [*(f"quiet {n}" for n in range(9)), known, *(f"quiet {n}" for n in range(9))]
     (run / "serve.1.log").write_text("\n".join(lines))
     cli.book = "rehearsal"
     answer = cli.json("logs", "serve", "--errors")
     assert answer["lines"] == lines[6:-6]
-    assert answer["diagnosis"]["code"] == "custom_all_reduce_hang"
-    assert (
-        "remedy: set `disable_custom_all_reduce: true`"
-        in cli.run("logs", "serve", "--errors").stdout
-    )
+    assert answer["diagnosis"]["code"] == "kv_cache_too_small"
+    assert "remedy: lower max_model_len" in cli.run("logs", "serve", "--errors").stdout
     (run / "smoke.1.log").write_text("\n".join(lines))
     answer = cli.json("logs", "smoke", "--errors")
     assert (answer["lines"], answer["diagnosis"]) == ([], None), "it is known of `serve` only"

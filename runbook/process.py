@@ -33,7 +33,7 @@ class Identity:
         """From the form that `dump` gives; None if `data` is not of that form."""
         try:
             return cls(int(data["pid"]), int(data["start_time"]), str(data["boot_id"]))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, OverflowError, TypeError, ValueError):
             return None
 
     def dump(self) -> dict[str, Any]:

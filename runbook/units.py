@@ -4,12 +4,14 @@ from __future__ import annotations
 
 
 def size(count: float) -> str:
-    """Bytes in decimal units, as disks and downloads are sold."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+    """Bytes in decimal units, as disks and downloads are sold: 512 B, 1.5 GB, 146 GB."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(amount) < 999.5 or unit == "TB":
+            break
+        amount /= 1000
+    text = f"{amount:.0f}" if abs(amount) >= 99.95 or unit == "B" else f"{amount:.1f}"
+    return f"{text.removesuffix('.0')} {unit}"
 
 
 def duration(seconds: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runbook.state.workspace import SCHEMA
+from runbook.state.records import SCHEMA
 
 
 def document(

@@ -205,6 +205,12 @@ def logs(answer: Mapping[str, Any]) -> str:
     return "\n".join([*answer["lines"], *known])
 
 
+def undone(answer: Mapping[str, Any]) -> str:
+    if not answer["steps"]:
+        return "nothing to undo"
+    return table([(entry["id"], entry["state"], entry["decision"]) for entry in answer["steps"]])
+
+
 def event(item: Mapping[str, Any]) -> str:
     """One event as a line."""
     skip = {"seq", "time", "type", "step", "attempt"}

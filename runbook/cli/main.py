@@ -675,6 +675,7 @@ def cancel(target: Target, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do it; without this, only the plan is shown.")
 def destroy(steps: tuple[str, ...], target: Target, as_json: bool, yes: bool) -> int:
     """Undo steps, last first. Shows its plan; `--yes` carries it out."""
+    from runbook.cli import human
     from runbook.execution import undo
 
     entries = undo.plan(target.book, target.workspace, steps)
@@ -698,7 +699,7 @@ def destroy(steps: tuple[str, ...], target: Target, as_json: bool, yes: bool) ->
         "steps": entries,
     }
     answer = target.answer("destroy", code == errors.DONE, body, error=error, next=follow)
-    _answer(answer, as_json, undo.human)
+    _answer(answer, as_json, human.undone)
     return code
 
 

@@ -13,7 +13,8 @@ from runbook.document import durations, inputs, invalid
 from runbook.document.declarations import Declarations
 from runbook.document.errors import DocumentInvalid
 from runbook.document.models import Document, Step
-from runbook.document.source import Node, Source
+from runbook.document.nodes import Node
+from runbook.document.source import Source
 from runbook.document.steps import Steps
 from runbook.document.template import is_static
 

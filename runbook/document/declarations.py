@@ -10,8 +10,9 @@ from runbook.document import inputs
 from runbook.document.errors import alternatives, nearest
 from runbook.document.invalid import shown
 from runbook.document.models import INPUT_NAME, Input
-from runbook.document.source import Node, Path, Source
-from runbook.document.template import describe
+from runbook.document.nodes import Node, Path
+from runbook.document.source import Source
+from runbook.document.words import describe
 
 
 class Declarations:

@@ -13,8 +13,9 @@ from runbook.document import durations
 from runbook.document.errors import alternatives, nearest
 from runbook.document.fields import keys_of, models_at
 from runbook.document.models import BOOK_NAME, SECRET_NAME, STEP_ID
-from runbook.document.source import Node, Path, Source
-from runbook.document.template import describe
+from runbook.document.nodes import Node, Path
+from runbook.document.source import Source
+from runbook.document.words import describe
 from runbook.protocol import Json
 
 _EXPECTED = {

@@ -10,7 +10,8 @@ from typing import Any
 from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from runbook.document.template import as_text
+from runbook import units
+from runbook.document.words import as_text
 from runbook.protocol import Json
 
 
@@ -21,17 +22,6 @@ class Environment(ImmutableSandboxedEnvironment):
         if isinstance(obj, Mapping) and attribute in obj:
             return obj[attribute]
         return super().getattr(obj, attribute)
-
-
-def filesize(count: float) -> str:
-    """Bytes for people, in powers of 1000: 512 B, 1.5 GB, 146 GB."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(size) < 999.5 or unit == "TB":
-            break
-        size /= 1000
-    text = f"{size:.0f}" if abs(size) >= 99.95 or unit == "B" else f"{size:.1f}"
-    return f"{text.removesuffix('.0')} {unit}"
 
 
 @functools.cache
@@ -45,7 +35,7 @@ def environment() -> Environment:
     env.globals.clear()
     # These would make a rendered document differ from run to run.
     del env.filters["random"]
-    env.filters["filesize"] = filesize
+    env.filters["filesize"] = units.size
     return env
 
 
@@ -124,7 +114,6 @@ def _chain(node: nodes.Node) -> tuple[str, ...] | None:
 __all__ = [
     "TemplateSyntaxError",
     "environment",
-    "filesize",
     "parse",
     "references",
     "render",

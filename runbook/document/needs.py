@@ -6,7 +6,8 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from runbook.document.errors import alternatives, nearest
-from runbook.document.source import Node, Source
+from runbook.document.nodes import Node
+from runbook.document.source import Source
 
 
 def positions(

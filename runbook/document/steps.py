@@ -13,9 +13,10 @@ from pydantic import BaseModel, ValidationError
 from runbook.document import inputs, invalid, needs, registry
 from runbook.document.errors import alternatives, nearest
 from runbook.document.fields import with_defaults
+from runbook.document.nodes import Node, Path
 from runbook.document.references import Names, Outputs
-from runbook.document.source import Node, Path, Source
-from runbook.document.templates import Part, Templates
+from runbook.document.source import Source
+from runbook.document.template_check import Part, TemplateChecker
 from runbook.protocol import Json
 
 # What a validator of a whole mapping says is not known before its templates are values.
@@ -69,7 +70,7 @@ class Steps:
             own = before if own is None else own
             before = [name]
             names = Names(leaves, facts, order, needed.add(name, own), outputs, name, index)
-            templates = Templates(self.source, names, values, unset, self.facts)
+            templates = TemplateChecker(self.source, names, values, unset, self.facts)
             kind = self._kind(index, step)
             compiled.append(
                 {
@@ -122,7 +123,7 @@ class Steps:
             self.source.report(place, path, "step_broken", message)
         return _Kind()
 
-    def _with(self, index: int, kind: _Kind, templates: Templates) -> Json:
+    def _with(self, index: int, kind: _Kind, templates: TemplateChecker) -> Json:
         path: Path = ("steps", index, "with")
         node = self.nodes[index].child("with")
         if node is None:
@@ -157,13 +158,13 @@ class Steps:
                 self.source.report(node.place, path, "step_broken", message)
         return len(self.source.problems) > before
 
-    def _when(self, index: int, step: Mapping[str, Any], templates: Templates) -> Json:
+    def _when(self, index: int, step: Mapping[str, Any], templates: TemplateChecker) -> Json:
         when = step.get("when")
         if not isinstance(when, str):
             return when
         return templates.condition(self.nodes[index].at(("when",)), ("steps", index, "when"), when)
 
-    def _approve(self, index: int, step: Mapping[str, Any], templates: Templates) -> Json:
+    def _approve(self, index: int, step: Mapping[str, Any], templates: TemplateChecker) -> Json:
         if step.get("approve") is None:
             return None
         return templates.question(self.nodes[index].at(("approve",)), ("steps", index, "approve"))

@@ -23,9 +23,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from runbook.document.words import NoTextError, as_text, describe
 from runbook.protocol import Json, StepFailure
 
-ROOTS = ("inputs", "facts", "workspace", "steps", "check")
 OPERATORS = frozenset(("$ref", "$join", "$jinja", "$not", "$equal", "$differ"))
 
 _NAME = r"(?:inputs|facts|workspace|steps|check)(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
@@ -166,38 +166,6 @@ def _missing(path: list[str], depth: int, value: Any) -> StepFailure:
     )
 
 
-def describe(value: Any) -> str:
-    """What kind of value this is, in the words of a document's author."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, (int, float)):
-        return "a number"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, Mapping):
-        return "a mapping"
-    if isinstance(value, (list, tuple)):
-        return "a list"
-    return f"a {type(value).__name__}"
-
-
-class _NoTextError(Exception):
-    """A null stands inside text."""
-
-
-def as_text(value: Any) -> str:
-    """A value inside text."""
-    if isinstance(value, str):
-        return value
-    if value is None:
-        raise _NoTextError
-    if isinstance(value, (bool, Mapping, list, tuple)):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value)
-
-
 def _no_text(what: str) -> StepFailure:
     return StepFailure(
         f"{what} is null and stands inside text",
@@ -220,7 +188,7 @@ def _join(parts: list[str | list[str]], scope: Mapping[str, Any]) -> Json:
             continue
         try:
             text.append(as_text(_look_up(part, scope)))
-        except _NoTextError:
+        except NoTextError:
             raise _no_text(f"`{'.'.join(part)}`") from None
     return "".join(text)
 
@@ -244,7 +212,7 @@ def _jinja(source: str, scope: Mapping[str, Any]) -> Json:
 
     try:
         return jinja.render(source, scope)
-    except _NoTextError:
+    except NoTextError:
         raise _no_text(f"a value in {source!r}") from None
     except jinja2.UndefinedError as error:
         raise StepFailure(

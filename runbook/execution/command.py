@@ -78,13 +78,13 @@ def _created(ctx: Context) -> Sequence[str]:
 def _argv(command: str | Sequence[Json]) -> list[str]:
     if isinstance(command, str):
         return ["/bin/sh", "-ec", command]
-    from runbook.document.template import as_text
+    from runbook.document.words import as_text
 
     return [as_text(argument) for argument in command]
 
 
 def _environment(ctx: Context) -> dict[str, str]:
-    from runbook.document.template import as_text
+    from runbook.document.words import as_text
 
     return {name: as_text(value) for name, value in ctx.inputs.env.items()}
 

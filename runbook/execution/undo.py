@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import runbook
-from runbook.cli import human as people
 from runbook.errors import DONE, FAILED
 from runbook.execution.attempt import Attempt
 from runbook.planning.evaluate import Evaluator, Look
@@ -121,10 +120,3 @@ def _attempt(look: Look, run: Any, workspace: Workspace, lock: int) -> dict[str,
     if attempt.result is not None and attempt.result["type"] == "result":
         return None
     return {**attempt.failure(), "step": attempt.step}
-
-
-def human(answer: Mapping[str, Any]) -> str:
-    if not answer["steps"]:
-        return "nothing to undo"
-    rows = [(entry["id"], entry["state"], entry["decision"]) for entry in answer["steps"]]
-    return people.table(rows)

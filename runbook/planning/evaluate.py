@@ -14,6 +14,7 @@ import runbook
 from runbook import crash
 from runbook.document import template
 from runbook.document.registry import load_step
+from runbook.files import digest_file
 from runbook.planning.context import Progress, StepContext, default_cache
 from runbook.planning.planner import View
 from runbook.protocol import Check, Json, Reason, Step, StepFailure
@@ -113,7 +114,7 @@ class Evaluator:
             version = f"{step['uses']}@{kind.version}"
             if ".py:" in step["uses"]:
                 source = Path(step["folder"]) / step["uses"].rpartition(":")[0]
-                version += "+" + hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+                version += "+" + digest_file(source)[:16]
             self._kinds[key] = (kind, version)
         return self._kinds[key]
 

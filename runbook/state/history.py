@@ -68,10 +68,10 @@ class RunRecord:
             record.state, record.since = "running", time
             record.attempt = event["attempt"]
             record.log = event["log"]
-            record.process = event["process"]
+            record.process = event.get("process")
             record.progress = record.error = None
         elif kind == "attempt.progress":
-            record.progress = {key: event[key] for key in ("done", "total", "unit", "message")}
+            record.progress = {key: event.get(key) for key in ("done", "total", "unit", "message")}
             record.progress["items"] = event.get("items", [])
         elif kind == "attempt.failed":
             record.state, record.since = "failed", time

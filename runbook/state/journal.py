@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from runbook.files import encode, parse, read_regular
 from runbook.redact import Redactor
+from runbook.state.records import is_event
 
 FILE = "journal.ndjson"
+LARGEST = 256 << 20
+"""Bytes of a journal that are read, its last ones: a year of progress events."""
 # Events after which the record must survive a power cut.
 DURABLE = frozenset(
     {
@@ -43,13 +46,15 @@ def _second(second: int) -> str:
 
 class Journal:
     """Appends events; `seq` rises by one with each. Events before `open` are kept until then,
-    so that a run which finds nothing to do leaves no trace."""
+    so that a run which finds nothing to do leaves no trace. A disk that refuses is an error once;
+    what ends the run then is told to the listener alone."""
 
     def __init__(self, redactor: Redactor, listener: Callable[[dict[str, Any]], None]) -> None:
         self._redactor = redactor
         self._listener = listener
         self._seq = 0
         self._file: Any = None
+        self._refused = False
         self._waiting: list[dict[str, Any]] = []
 
     def open(self, run: Path) -> None:
@@ -68,9 +73,18 @@ class Journal:
         self._listener(event)
 
     def _write(self, event: dict[str, Any]) -> None:
-        self._file.write(json.dumps(event, ensure_ascii=False).encode() + b"\n")
-        if event["type"] in DURABLE:
-            os.fsync(self._file.fileno())
+        if self._refused:
+            return
+        data = encode(event) + b"\n"
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+            if event["type"] in DURABLE:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            self._refused = True
+            error.filename = error.filename or self._file.name
+            raise
 
     def close(self) -> None:
         if self._file is not None:
@@ -79,23 +93,19 @@ class Journal:
 
 
 def read(run: Path, since: int = 0, thin: bool = False) -> Iterator[dict[str, Any]]:
-    """The events of a run with a `seq` above `since`. A torn last line is left out.
+    """The events of a run with a `seq` above `since`. What is no event is left out.
 
     `thin` skips progress events cheaply except each step's last ones: enough for a summary.
     """
-    try:
-        data = (run / FILE).read_bytes()
-    except FileNotFoundError:
+    data = read_regular(run / FILE, LARGEST, tail=True)
+    if data is None:
         return
     lines = data.split(b"\n")
     lines.pop()  # after the last newline: nothing, or a torn line
     skip = max(0, len(lines) - 64) if thin else 0
     for number, line in enumerate(lines):
-        if number < skip and b'"type": "attempt.progress"' in line:
+        if number < skip and b'"type":"attempt.progress"' in line:
             continue
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and event.get("seq", 0) > since:
+        event = parse(line)
+        if is_event(event) and event["seq"] > since:
             yield event

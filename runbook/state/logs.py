@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import time
 from pathlib import Path
@@ -24,18 +25,17 @@ class Log(NamedTuple):
 
 def find(workspace: Workspace, step: str, attempt: int | None) -> Log:
     """The log of a step's last attempt (or the one asked for) in the newest run that has one."""
-    runs = sorted(workspace.runs.iterdir(), reverse=True) if workspace.runs.is_dir() else []
     name = re.compile(re.escape(step) + r"(?:\.undo)?\.(\d+)\.log")
-    for run in runs:
+    for run in workspace.runs_newest_first():
         found = [
-            Log(path, run.name, int(match[1]))
-            for path in run.iterdir()
-            if (match := name.fullmatch(path.name))
+            Log(run / entry.name, run.name, int(match[1]))
+            for entry in os.scandir(run)
+            if (match := name.fullmatch(entry.name)) and entry.is_file()
         ]
         if attempt is not None:
             found = [log for log in found if log.attempt == attempt]
         if found:
-            return max(found, key=lambda log: (log.path.stat().st_mtime_ns, log.attempt))
+            return max(found, key=lambda log: log.attempt)
     raise RunbookError(
         f"step {step} has no log" + (f" of attempt {attempt}" if attempt else ""),
         code="no_log",

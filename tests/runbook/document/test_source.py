@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runbook.document.errors import DocumentInvalid
-from runbook.document.source import Node, Place, Source, breadcrumb
+from runbook.document.nodes import Node, Place, breadcrumb
+from runbook.document.source import Source
 
 SCALARS = [
     ("true", True),

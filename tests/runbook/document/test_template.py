@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runbook import units
 from runbook.document import jinja, template
 from runbook.document.template import (
     compile_condition,
@@ -170,7 +171,7 @@ SIZES = [
 
 @pytest.mark.parametrize(("count", "text"), SIZES)
 def test_filesize(count: float, text: str) -> None:
-    assert jinja.filesize(count) == text
+    assert units.size(count) == text
 
 
 # -- both ways give the same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -12,11 +13,20 @@ import pytest
 from runbook.files import read_json, write_atomic
 from runbook.redact import Redactor
 from runbook.state import journal
+from runbook.state.checkpoints import MANY_STEPS
 from runbook.state.history import RunRecord, last_attempt
 from runbook.state.journal import Journal
-from runbook.state.workspace import MANY_STEPS, Workspace, default_workspace
+from runbook.state.workspace import Workspace, default_workspace
 
 NOTHING = Redactor([])
+TIME = "2026-01-02T03:04:05.678Z"
+
+
+def record(**fields):
+    """What the executor records of a success."""
+    whole = {"time": TIME, "run": "r", "attempt": 1, "seconds": 0.5, "package": "1"}
+    whole |= {"fingerprint": {"with": {}}, "inputs": {}, "outputs": {}, "outputs_digest": "d"}
+    return {**whole, **fields}
 
 
 @pytest.fixture
@@ -48,8 +58,8 @@ def test_the_lock_excludes_and_names_its_holder(workspace):
 def test_the_lock_of_an_earlier_boot_is_nobodys(workspace):
     lock = workspace.acquire()
     os.close(lock)
-    record = read_json(workspace.lock_file)
-    workspace.lock_file.write_text(json.dumps({**record, "boot_id": "before"}))
+    written = read_json(workspace.lock_file)
+    workspace.lock_file.write_text(json.dumps({**written, "boot_id": "before"}))
     supervisor, _ = workspace.supervisor()
     assert supervisor is not None
     assert not supervisor.alive()
@@ -57,7 +67,7 @@ def test_the_lock_of_an_earlier_boot_is_nobodys(workspace):
 
 
 def test_a_checkpoint_of_another_schema_is_none(workspace):
-    workspace.write_checkpoint("a", {"outputs": {}}, NOTHING)
+    workspace.write_checkpoint("a", record(), NOTHING)
     assert workspace.checkpoint("a")["outputs"] == {}
     path = workspace.checkpoints / "a.json"
     path.write_text(path.read_text().replace("runbook/1", "runbook/9"))
@@ -68,7 +78,7 @@ def test_a_checkpoint_of_another_schema_is_none(workspace):
 def test_the_index_is_as_good_as_the_files_and_yields_to_them(workspace):
     names = [f"s{n}" for n in range(MANY_STEPS)]
     for name in names:
-        workspace.write_checkpoint(name, {"outputs": {"n": name}}, NOTHING)
+        workspace.write_checkpoint(name, record(outputs={"n": name}), NOTHING)
     workspace.write_index(names)
     again = Workspace(workspace.root)
     again.read_index(len(names))
@@ -76,7 +86,7 @@ def test_the_index_is_as_good_as_the_files_and_yields_to_them(workspace):
         os.rename(path, path.with_suffix(".away"))
         os.rename(path.with_suffix(".away"), path)
     assert again.checkpoint("s7")["outputs"] == {"n": "s7"}
-    workspace.write_checkpoint("s7", {"outputs": {"n": "new"}}, NOTHING)
+    workspace.write_checkpoint("s7", record(outputs={"n": "new"}), NOTHING)
     later = Workspace(workspace.root)
     later.read_index(len(names))
     assert later.checkpoint("s7")["outputs"] == {"n": "new"}
@@ -90,9 +100,8 @@ def test_the_index_gives_back_every_record_as_it_was_written(workspace):
     """What records share, or repeat, is kept once and comes back in each of them."""
     names = [f"s{n}" for n in range(MANY_STEPS)]
     for n, name in enumerate(names):
-        record = {"package": "1", "attempt": n % 2, "inputs": {"n": n % 3}, "outputs": {}}
-        record |= {"fingerprint": {"with": {"n": n % 2}}} | ({"extra": 1} if n % 5 else {})
-        workspace.write_checkpoint(name, record, NOTHING)
+        one = record(attempt=n % 2, inputs={"n": n % 3}, fingerprint={"with": {"n": n % 2}})
+        workspace.write_checkpoint(name, one | ({"extra": 1} if n % 5 else {}), NOTHING)
     workspace.write_index(names)
     again = Workspace(workspace.root)
     again.read_index(len(names))
@@ -118,7 +127,9 @@ def test_the_journal_counts_from_one_and_begins_with_what_waited(tmp_path):
 
 def test_a_torn_line_is_left_out(tmp_path):
     file = tmp_path / journal.FILE
-    file.write_text('{"seq": 1, "time": "t", "type": "run.started"}\n{"seq": 2, "ti')
+    file.write_text(
+        json.dumps({"seq": 1, "time": TIME, "type": "run.started"}) + '\n{"seq": 2, "ti'
+    )
     assert [event["seq"] for event in journal.read(tmp_path)] == [1]
     assert RunRecord(tmp_path).last_seq == 1
 
@@ -127,7 +138,7 @@ def test_a_run_is_folded_to_what_is_last_known_of_each_step(tmp_path):
     events = Journal(NOTHING, lambda event: None)
     events.open(tmp_path)
     error = {"code": "c", "message": "m"}
-    old = {"state": "interrupted", "since": "s", "error": None, "log": ""}
+    old = {"state": "interrupted", "since": TIME, "error": None, "log": ""}
     events.append("run.started")
     events.append("step.satisfied", step="a", decision="skip", reasons=[])
     events.append("run.carried", steps={"a": old, "z": old})
@@ -138,14 +149,14 @@ def test_a_run_is_folded_to_what_is_last_known_of_each_step(tmp_path):
     events.append("attempt.started", step="c", attempt=1, log="l", process=None)
     events.append("attempt.failed", step="c", attempt=1, seconds=1.0, error=error)
     events.close()
-    record = RunRecord(tmp_path)
-    states = {name: step.state for name, step in record.steps.items()}
+    found = RunRecord(tmp_path)
+    states = {name: step.state for name, step in found.steps.items()}
     assert states == {"a": "satisfied", "z": "interrupted", "b": "running", "c": "failed"}
-    assert record.steps["b"].progress["done"] == 199
-    assert set(record.unfinished()) == {"z", "b", "c"}
-    assert last_attempt(record.steps["b"]) == "interrupted"
-    assert last_attempt(record.steps["c"]) == "failed"
-    assert last_attempt(record.steps["a"]) == last_attempt(None) == ""
+    assert found.steps["b"].progress["done"] == 199
+    assert set(found.unfinished()) == {"z", "b", "c"}
+    assert last_attempt(found.steps["b"]) == "interrupted"
+    assert last_attempt(found.steps["c"]) == "failed"
+    assert last_attempt(found.steps["a"]) == last_attempt(None) == ""
 
 
 def test_an_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
@@ -153,7 +164,7 @@ def test_an_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch
     write_atomic(path, b"old")
 
     def refuse(*_):
-        raise OSError("no space")
+        raise OSError(errno.ENOSPC, "no space")
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(OSError, match="no space"):

@@ -11,8 +11,9 @@ from jinja2 import TemplateSyntaxError
 
 from runbook.document import jinja, template
 from runbook.document.errors import nearest
+from runbook.document.nodes import Node, Path, Place
 from runbook.document.references import Names, chains
-from runbook.document.source import Node, Path, Place, Source
+from runbook.document.source import Source
 from runbook.protocol import Json, StepFailure
 
 _SIGNS = {"'end of print statement'": "`}}`", "'end of statement block'": "`%}`"}
@@ -28,7 +29,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Templates:
+class TemplateChecker:
     """Compiles the templates of one step.
 
     `inputs` are the values of inputs, nested as templates see them; `unset` names those that have

@@ -146,8 +146,13 @@ class Context(Protocol):
 
     @property
     def deep(self) -> bool:
-        """Whether the thorough form of `check` is asked for; in `apply`, whether the step was
-        forced: then what an earlier `apply` has proven is to be proven again."""
+        """Whether the thorough form of `check` is asked for."""
+        ...
+
+    @property
+    def forced(self) -> bool:
+        """In `apply`: what an earlier `apply` has proven or started is to be proven or started
+        again, not taken for done."""
         ...
 
     @property
@@ -214,19 +219,25 @@ class Step(Protocol):
         ...
 
 
-class Undoable(Step, Protocol):
-    """A step whose result `runbook destroy` can remove."""
+class Hooks(Step, Protocol):
+    """All that a step may have besides; the engine looks whether it is there."""
+
+    facts: Sequence[str]
+    """Names of facts whose values are part of the fingerprint."""
 
     def undo(self, ctx: Context) -> None:
-        """Remove what `apply` made. Must be resumable, and a no-op when nothing is there."""
+        """Remove what `apply` made, for `runbook destroy`. Must be resumable, and a no-op when
+        nothing is there."""
         ...
 
-
-class HasFiles(Step, Protocol):
-    """A step that reads files which belong to its definition (patch series, locks)."""
-
     def files(self, inputs: SimpleNamespace) -> Iterable[Path]:
-        """Files whose content is part of the fingerprint."""
+        """Files that belong to the definition (patch series, locks): their content is part of the
+        fingerprint."""
+        ...
+
+    def output_names(self, given: Mapping[str, Any]) -> frozenset[str] | None:
+        """The outputs that a step whose `with:` is this has, templates not rendered, where that
+        depends on it; None if it cannot be told. Without this hook `Outputs` names them."""
         ...
 
 

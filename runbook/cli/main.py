@@ -712,7 +712,7 @@ def list_books(as_json: bool) -> None:
     from runbook.document.compile import BOOKS, compile_book
     from runbook.planning.context import default_cache
 
-    books = []
+    books: list[dict[str, Any]] = []
     for path in sorted(BOOKS.glob("*.yaml")):
         cache = default_cache() / "compiled"
         book = compile_book(path.stem, (), cache, os.environ, require_inputs=False)

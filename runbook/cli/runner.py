@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runbook.cli import remedies
 from runbook.errors import INTERNAL, error_dict
 from runbook.execution.executor import Executor
 from runbook.planning.planner import Selection
 from runbook.state.workspace import Workspace
+
+if TYPE_CHECKING:
+    from runbook.document.compiled import Book
 
 
 def deaf(function: Callable[..., None]) -> Callable[..., None]:
@@ -29,7 +32,7 @@ def deaf(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def execute(
-    book: Mapping[str, Any],
+    book: Book,
     workspace: Workspace,
     selection: Selection,
     lock: int,
@@ -71,7 +74,7 @@ def execute(
     error: dict[str, Any] | None
     try:
         code = executor.execute()
-        error = executor.error()
+        error = executor.outcome.error()
     except Exception as problem:
         from runbook import crash
 
@@ -88,15 +91,15 @@ def execute(
         if reporter is not None:
             reporter.close()
         os.close(lock)
-    outputs = executor.evaluator.outputs
+    outputs, steps = executor.evaluator.outputs, executor.outcome.steps
     endpoints = [o["endpoint"] for o in outputs.values() if o.get("endpoint")]
     body = {
         "book": book["name"],
         "workspace": str(workspace.root),
-        "run": executor.run.name if executor.run is not None else None,
-        "steps": [executor.steps[s["id"]] for s in book["steps"] if s["id"] in executor.steps],
+        "run": executor.record.run.name if executor.record.run is not None else None,
+        "steps": [steps[s["id"]] for s in book["steps"] if s["id"] in steps],
         "outputs": outputs,
         "endpoint": endpoints[-1] if endpoints else None,
     }
-    answer = {"body": body, "error": error, "lacking": executor.lacking()}
-    return executor.redactor.data(answer), code
+    answer = {"body": body, "error": error, "lacking": executor.outcome.lacking()}
+    return executor.record.redactor.data(answer), code

@@ -17,6 +17,7 @@ import runbook
 from runbook.files import read_json, write_atomic
 
 if TYPE_CHECKING:
+    from runbook.document.compiled import Book
     from runbook.document.errors import DocumentInvalid
 
 BOOKS = Path(__file__).parent.parent / "books"
@@ -32,15 +33,8 @@ def compile_book(
     env: Mapping[str, str],
     *,
     require_inputs: bool = True,
-) -> dict[str, Any]:
+) -> Book:
     """The compiled form of a document: plain JSON.
-
-    Keys: `name`, `description`, `source` (absolute path), `digest` (SHA-256 of the document's
-    bytes), `version` (of this package), `inputs` (values, nested by the dots in their names),
-    `secrets` and `facts` (names), `steps`. A step has `id`, `uses`, `folder`, `with` (compiled,
-    defaults filled in), `needs`, `when` (compiled, or None), `always`, `timeout` and `stall`
-    (seconds, or None), `retry` (`attempts`, `backoff` in seconds), `approve` (compiled, or None),
-    `line`, `static` (whether `with` is its own rendering).
 
     `sets` are `NAME=VALUE`. Templates that read nothing but inputs are evaluated already. Without
     `require_inputs`, inputs may lack values: the document is compiled to be checked, not run.
@@ -61,7 +55,7 @@ def compile_book(
     from runbook.document.build import build
 
     built = build(data, path, sets, env, require_inputs=require_inputs)
-    compiled = {**built.book, "digest": digest, "version": runbook.__version__}
+    compiled: Any = {**built.book, "digest": digest, "version": runbook.__version__}
     if file is not None:
         made_from = {
             "environment": built.environment,
@@ -69,7 +63,8 @@ def compile_book(
             "files": {name: _signature(name) for name in built.files},
         }
         _store(file, {"made_from": made_from, **_pack(compiled)})
-    return compiled
+    done: Book = compiled
+    return done
 
 
 def find_book(book: str | None) -> Path:
@@ -123,8 +118,8 @@ def _pack(book: Mapping[str, Any]) -> dict[str, Any]:
     return {"book": {**book, "steps": steps}, "common": common}
 
 
-def _unpack(stored: Mapping[str, Any]) -> dict[str, Any]:
-    book: dict[str, Any] = stored["book"]
+def _unpack(stored: Mapping[str, Any]) -> Book:
+    book: Book = stored["book"]
     common = stored["common"]
     book["steps"] = [{**common, **step} for step in book["steps"]]
     return book

@@ -11,14 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runbook.errors import error_dict
 from runbook.planning.evaluate import Look
 from runbook.process import Identity, marked, session_members, stop
+from runbook.remedy import Remedy
 from runbook.state.workspace import Workspace
 
 # Marks every process of an attempt, so that one that leaves the session is found as well.
 # A step that starts a service which is to live on removes it from the service's environment.
 MARK = "RUNBOOK_ATTEMPT"
 GRACE = 10.0
+DIED = Remedy("run", text="{command} continues; if it dies again, see its log and `dmesg`")
 
 
 class Attempt:
@@ -32,7 +35,7 @@ class Attempt:
         workspace: Workspace,
         lock: int,
         action: str = "apply",
-        deep: bool = False,
+        forced: bool = False,
     ) -> None:
         assert look.context is not None and look.inputs is not None
         step = look.step
@@ -51,7 +54,7 @@ class Attempt:
         context = look.context
         spec = {
             "action": action,
-            "deep": deep,
+            "forced": forced,
             "step": self.step,
             "uses": step["uses"],
             "folder": step["folder"],
@@ -145,30 +148,23 @@ class Attempt:
         """The `error` object of an attempt that did not succeed."""
         result = self.result
         if result is not None and result["type"] == "failure":
-            return {
-                "code": result["code"],
-                "message": result["message"],
-                "cause": result.get("cause", ""),
-                "remedy": result.get("remedy", ""),
-                "retryable": result.get("retryable", False),
-                "where": result.get("where", ""),
-                "log": str(self.log),
-            }
+            fields = ("code", "message", "cause", "remedy", "retryable", "where")
+            given = {key: result[key] for key in fields if key in result}
+            return error_dict(**given, log=str(self.log))
         if self.status is not None and self.status < 0:
             number = -self.status
         else:
             number = -self._process.returncode if self._process.returncode < 0 else 0
         killed = f"signal {number}" if number else f"exit status {self._process.returncode}"
-        return {
-            "code": "worker_died",
-            "message": f"the step's process died with {killed} before it could say why",
-            "cause": tail(self.log)
-            or ("the kernel's out-of-memory killer sends signal 9" if number == 9 else ""),
-            "remedy": "`runbook run` continues; if it dies again, see its log and `dmesg`",
-            "retryable": True,
-            "where": "",
-            "log": str(self.log),
-        }
+        killer = "the kernel's out-of-memory killer sends signal 9" if number == 9 else ""
+        return error_dict(
+            "worker_died",
+            f"the step's process died with {killed} before it could say why",
+            cause=tail(self.log) or killer,
+            remedy=DIED,
+            retryable=True,
+            log=str(self.log),
+        )
 
 
 def tail(log: Path, lines: int = 10) -> str:

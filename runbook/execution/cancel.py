@@ -7,7 +7,7 @@ from typing import Any
 
 from runbook.errors import FAILED, RunbookError
 from runbook.execution.attempt import GRACE, MARK
-from runbook.execution.executor import CANCEL_SIGNAL
+from runbook.execution.outcome import CANCEL_SIGNAL
 from runbook.process import marked, stop
 from runbook.state.workspace import Workspace
 

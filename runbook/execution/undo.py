@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import runbook
 from runbook.errors import DONE, FAILED
@@ -16,10 +16,11 @@ from runbook.redact import Redactor
 from runbook.state.journal import Journal
 from runbook.state.workspace import Workspace
 
+if TYPE_CHECKING:
+    from runbook.document.compiled import Book, Step
 
-def plan(
-    book: Mapping[str, Any], workspace: Workspace, names: Sequence[str]
-) -> list[dict[str, Any]]:
+
+def plan(book: Book, workspace: Workspace, names: Sequence[str]) -> list[dict[str, Any]]:
     """What would be undone, last step first: what has a checkpoint or stands by its check."""
     require_steps(book["steps"], *names)
     entries = []
@@ -41,7 +42,7 @@ def plan(
     return entries[::-1]
 
 
-def _look(book: Mapping[str, Any], workspace: Workspace) -> list[tuple[Mapping[str, Any], Look]]:
+def _look(book: Book, workspace: Workspace) -> list[tuple[Step, Look]]:
     evaluator = Evaluator(book, workspace)
     looks = []
     for step in book["steps"]:
@@ -56,7 +57,7 @@ def _look(book: Mapping[str, Any], workspace: Workspace) -> list[tuple[Mapping[s
 
 
 def execute(
-    book: Mapping[str, Any],
+    book: Book,
     workspace: Workspace,
     entries: Sequence[dict[str, Any]],
     lock: int,

@@ -21,7 +21,7 @@ from typing import Any, NoReturn, cast
 from runbook.document.registry import load_step
 from runbook.planning.context import StepContext
 from runbook.planning.evaluate import Facts
-from runbook.protocol import Cancelled, StepFailure, Undoable
+from runbook.protocol import Cancelled, Hooks, StepFailure
 from runbook.redact import Redactor
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -166,7 +166,7 @@ def _disregard(number: int, frame: object) -> None:
 
 def _apply(spec: dict[str, Any], secrets: frozenset[str], tell: Any) -> dict[str, Any]:
     """Do the work, then prove it by `check`; the message that says how it ended."""
-    kind = cast(Undoable, load_step(spec["uses"], Path(spec["folder"])))
+    kind = cast(Hooks, load_step(spec["uses"], Path(spec["folder"])))
     last = 0.0
 
     def progress(message: Mapping[str, Any]) -> None:
@@ -181,18 +181,18 @@ def _apply(spec: dict[str, Any], secrets: frozenset[str], tell: Any) -> dict[str
         SimpleNamespace(**spec["inputs"]),
         Path(spec["workspace"]),
         Path(spec["cache"]),
-        spec["deep"],
-        Facts(),
-        secrets,
-        sys.stdout,
-        progress,
-        lambda message: tell(type="notice", message=message),
+        forced=spec["forced"],
+        facts=Facts(),
+        secrets=secrets,
+        out=sys.stdout,
+        on_progress=progress,
+        on_notice=lambda message: tell(type="notice", message=message),
     )
     if spec["action"] == "undo":
         kind.undo(context)
         return {"type": "result", "outputs": {}, "reasons": []}
     kind.apply(context)
-    context.deep = False
+    context.forced = False
     check = kind.check(context)
     if not check.ok:
         errors = [r for r in check.reasons if r.severity == "error"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runbook import units
 from runbook.cli import human
@@ -16,11 +16,14 @@ from runbook.protocol import Reason
 from runbook.redact import Redactor
 from runbook.state.workspace import Workspace
 
+if TYPE_CHECKING:
+    from runbook.document.compiled import Book
+
 BROKEN = ("unmet", "unknown")
 
 
 def check(
-    book: Mapping[str, Any],
+    book: Book,
     workspace: Workspace,
     names: Sequence[str],
     deep: bool,
@@ -52,7 +55,7 @@ def check(
 
 
 def _check(
-    book: Mapping[str, Any],
+    book: Book,
     workspace: Workspace,
     wanted: frozenset[str],
     deep: bool,

@@ -35,6 +35,7 @@ class StepContext:
     workspace: Path
     cache: Path = field(default_factory=default_cache)
     deep: bool = False
+    forced: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
     secrets: frozenset[str] = frozenset()
     out: TextIO | None = None

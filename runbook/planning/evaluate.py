@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import runbook
 from runbook import crash
@@ -19,6 +19,10 @@ from runbook.planning.context import Progress, StepContext, default_cache
 from runbook.planning.planner import View
 from runbook.protocol import Check, Json, Reason, Step, StepFailure
 from runbook.state.workspace import Workspace
+
+if TYPE_CHECKING:
+    from runbook.document.compiled import Book
+    from runbook.document.compiled import Step as CompiledStep
 
 
 class Facts(Mapping[str, Any]):
@@ -52,7 +56,7 @@ class Look:
 
     __slots__ = ("active", "check", "checkpoint", "context", "fingerprint", "inputs", "raw", "step")
 
-    def __init__(self, step: Mapping[str, Any]) -> None:
+    def __init__(self, step: CompiledStep) -> None:
         self.step = step
         self.active = True
         self.raw: Json = None
@@ -91,7 +95,7 @@ class Look:
 class Evaluator:
     """Looks at the steps of one compiled document, in an order in which needs come first."""
 
-    def __init__(self, book: Mapping[str, Any], workspace: Workspace) -> None:
+    def __init__(self, book: Book, workspace: Workspace) -> None:
         self.workspace = workspace
         self.secrets = frozenset(book["secrets"])
         self.facts = Facts()
@@ -106,7 +110,7 @@ class Evaluator:
             "workspace": str(workspace.root),
         }
 
-    def kind(self, step: Mapping[str, Any]) -> tuple[Step, str]:
+    def kind(self, step: CompiledStep) -> tuple[Step, str]:
         """The step's implementation and the version that goes into its fingerprint."""
         key = (step["uses"], step["folder"])
         if key not in self._kinds:
@@ -119,7 +123,7 @@ class Evaluator:
         return self._kinds[key]
 
     def look(
-        self, step: Mapping[str, Any], deep: bool = False, on_progress: Progress | None = None
+        self, step: CompiledStep, deep: bool = False, on_progress: Progress | None = None
     ) -> Look:
         """Render, compare and check, if `deep` thoroughly. Never raises for what a step or its
         document does wrong: that comes back as a check that does not hold."""
@@ -138,12 +142,12 @@ class Evaluator:
                 SimpleNamespace(**inputs),
                 self.workspace.root,
                 self._cache,
-                deep,
-                self.facts,
-                self.secrets,
+                deep=deep,
+                facts=self.facts,
+                secrets=self.secrets,
                 on_progress=on_progress,
             )
-            look.fingerprint = self._fingerprint(step, look, kind, version)
+            look.fingerprint = self._fingerprint(step, look, inputs, kind, version)
             look.inputs = inputs
             look.check = kind.check(look.context)
         except StepFailure as failure:
@@ -167,7 +171,7 @@ class Evaluator:
         self._digests[step] = known
         return known
 
-    def approval(self, step: Mapping[str, Any], check: Check) -> str:
+    def approval(self, step: CompiledStep, check: Check) -> str:
         """The question that `approve` asks, rendered."""
         work = {"bytes": check.work.bytes, "seconds": check.work.seconds, "disk": check.work.disk}
         return str(template.render(step["approve"], {**self._scope, "check": {"work": work}}))
@@ -198,12 +202,17 @@ class Evaluator:
             ) from error
 
     def _fingerprint(
-        self, step: Mapping[str, Any], look: Look, kind: Step, version: str
+        self,
+        step: CompiledStep,
+        look: Look,
+        inputs: Mapping[str, Json],
+        kind: Step,
+        version: str,
     ) -> dict[str, Json]:
         files: Json = None
-        if (declared := getattr(kind, "files", None)) is not None and look.context is not None:
+        if (declared := getattr(kind, "files", None)) is not None:
             hashes = hashlib.sha256()
-            for path in sorted(declared(look.context.inputs)):
+            for path in sorted(declared(SimpleNamespace(**inputs))):
                 hashes.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
             files = hashes.hexdigest()
         names = getattr(kind, "facts", ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runbook.planning.evaluate import Evaluator
 from runbook.planning.planner import INACTIVE, UPSTREAM, Decision, Selection, considered, decide
@@ -12,10 +12,11 @@ from runbook.redact import Redactor
 from runbook.state.history import RunRecord, last_attempt
 from runbook.state.workspace import Workspace
 
+if TYPE_CHECKING:
+    from runbook.document.compiled import Book, Step
 
-def plan(
-    book: Mapping[str, Any], workspace: Workspace, selection: Selection, deep: bool
-) -> dict[str, Any]:
+
+def plan(book: Book, workspace: Workspace, selection: Selection, deep: bool) -> dict[str, Any]:
     """What a run would do, without doing it; `later` where that depends on what runs before."""
     workspace.read_index(len(book["steps"]))
     evaluator = Evaluator(book, workspace)
@@ -68,7 +69,7 @@ def plan(
 
 
 def _plan_entry(
-    step: Mapping[str, Any], decision: Decision, work: Mapping[str, float], question: str | None
+    step: Step, decision: Decision, work: Mapping[str, float], question: str | None
 ) -> dict[str, Any]:
     return {
         "id": step["id"],

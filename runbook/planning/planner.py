@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from runbook.errors import USAGE, RunbookError
 from runbook.protocol import Check, Reason
+
+if TYPE_CHECKING:
+    from runbook.document.compiled import Step
 
 Verb: TypeAlias = Literal["run", "adopt", "skip", "later", "inactive", "unmet"]
 """run: apply it · adopt: record what is there · skip: nothing to do · later: decided after an
@@ -49,7 +52,7 @@ class View(NamedTuple):
 
 
 def select(
-    steps: Sequence[Mapping[str, Any]],
+    steps: Sequence[Step],
     *,
     start: str | None = None,
     until: str | None = None,
@@ -82,7 +85,7 @@ def select(
     return Selection(frozenset(chosen | always | set(force)), frozenset(forced))
 
 
-def require_steps(steps: Sequence[Mapping[str, Any]], *names: str) -> list[str]:
+def require_steps(steps: Sequence[Step], *names: str) -> list[str]:
     """The ids of all steps in the order of the document; refuses names that are not among them."""
     order = [step["id"] for step in steps]
     unknown = next((name for name in names if name not in order), None)
@@ -99,7 +102,7 @@ def require_steps(steps: Sequence[Mapping[str, Any]], *names: str) -> list[str]:
     )
 
 
-def considered(steps: Sequence[Mapping[str, Any]], selection: Selection) -> list[Mapping[str, Any]]:
+def considered(steps: Sequence[Step], selection: Selection) -> list[Step]:
     """The steps that may run, and those that they need, in the order of the document."""
     wanted = set(selection.runnable)
     for step in reversed(steps):

@@ -45,7 +45,7 @@ def _complete(
     sources: Sequence[Hub],
 ) -> None:
     listing = stamp.listing
-    doubtful = listing.entries if ctx.deep else stamp.unproven(folder, ctx.inputs.verify)
+    doubtful = listing.entries if ctx.forced else stamp.unproven(folder, ctx.inputs.verify)
     missing = _reuse(ctx, folder, stamp, list(doubtful), sources[0].repo_type)
     if failure := shortage(folder, room.needed(folder, missing)):
         raise failure

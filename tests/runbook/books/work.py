@@ -51,7 +51,7 @@ class Work:
         diary = ctx.workspace / "diary"
         with diary.open("a") as file:
             file.write(f"{ctx.step} began\n")
-            if ctx.deep:
+            if ctx.forced:
                 file.write(f"{ctx.step} trusts nothing\n")
         if ctx.inputs.leave:
             subprocess.Popen(["setsid", "sleep", "300"])

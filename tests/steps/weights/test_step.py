@@ -116,7 +116,7 @@ def test_a_forced_apply_reads_every_byte_and_mends_the_file_that_is_wrong(
     run(hub)
     assert hub.faults.sent == sent, "by itself it trusts its record"
     ctx = context(workspace, hub)
-    ctx.deep = True
+    ctx.forced = True
     Weights().apply(ctx)
     assert Weights().check(ctx).ok
     assert tree(folder) == tree(source)

@@ -1,0 +1,110 @@
+"""Decides a step when what it needs has ended, and records the decision."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from runbook.errors import FAILED, error_dict
+from runbook.execution.outcome import Outcome
+from runbook.execution.recording import Recorder
+from runbook.planning.evaluate import Evaluator, Look
+from runbook.planning.planner import Decision, decide
+from runbook.protocol import Reason
+from runbook.state.history import last_attempt
+
+if TYPE_CHECKING:
+    from runbook.document.compiled import Step
+
+
+class Decider:
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        record: Recorder,
+        outcome: Outcome,
+        approved: Collection[str],
+        approve_all: bool,
+    ) -> None:
+        self.evaluator = evaluator
+        self.record = record
+        self.outcome = outcome
+        self.approved = approved
+        self.approve_all = approve_all
+
+    def decide(self, step: Step, *, again: bool) -> Look | None:
+        """The look at a step that is to run now; None if its part in this run has ended with the
+        decision. `again`: it was decided before, and failed since."""
+        name = step["id"]
+        event, end = self.record.event, self.outcome.end
+        look = self.evaluator.look(step)
+        self.record.rendered(name, look.raw)
+        if again and look.inputs is not None:
+            return look
+        if not look.active:
+            event("step.decided", step=name, decision="inactive", reasons=[])
+            end(name, "inactive", "inactive", ())
+            self.evaluator.record_outputs(name, {})
+            return None
+        decision = self._decision(look)
+        if decision.verb == "skip":
+            self._skip(look, decision)
+            return None
+        self.record.open()
+        reasons = [r.dump() for r in decision.reasons]
+        if decision.verb == "adopt":
+            event("step.satisfied", step=name, decision="adopt", reasons=reasons)
+            known = self.evaluator.record_outputs(name, look.check.outputs)
+            self.record.checkpoint(look, look.check.outputs, known, 0, 0.0)
+            end(name, "satisfied", "adopt", (*decision.reasons, *look.check.reasons))
+            return None
+        work = look.check.work.dump()
+        event("step.decided", step=name, work=work, decision=decision.verb, reasons=reasons)
+        if decision.verb == "unmet":
+            end(name, "unmet", "unmet", decision.reasons)
+            return None
+        if look.inputs is None:
+            self._refuse(look)
+            return None
+        if step["approve"] is not None and not (self.approve_all or name in self.approved):
+            question = self.evaluator.approval(step, look.check)
+            event("step.waiting", step=name, state="waiting", question=question)
+            end(name, "waiting", "run", decision.reasons, question=question)
+            return None
+        end(name, "running", "run", decision.reasons)
+        return look
+
+    def block(self, step: Step, blockers: list[str]) -> None:
+        """A step that needs others which did not come to their end cannot run."""
+        name = step["id"]
+        self.record.open()
+        waits = all(self.outcome.steps[need]["state"] == "waiting" for need in blockers)
+        self.record.event("step.blocked", step=name, needs=blockers)
+        message = f"needs {', '.join(blockers)}"
+        reason = Reason("needs", message, "", "warning" if waits else "error")
+        self.outcome.end(name, "blocked", "later", (reason,))
+
+    def _decision(self, look: Look) -> Decision:
+        name = look.step["id"]
+        selection = self.outcome.selection
+        before = "" if look.check.ok else last_attempt(self.record.last(name))
+        forced, runnable = name in selection.forced, name in selection.runnable
+        return decide(look.view(forced=forced, runnable=runnable, last_attempt=before))
+
+    def _skip(self, look: Look, decision: Decision) -> None:
+        name, record = look.step["id"], look.checkpoint
+        known = record["outputs_digest"] if record is not None else ""
+        same = record is not None and record["outputs"] == look.check.outputs
+        self.evaluator.record_outputs(name, look.check.outputs, known if same else "")
+        self.outcome.end(name, "satisfied", "skip", (*decision.reasons, *look.check.reasons))
+        reasons = self.outcome.steps[name]["reasons"]
+        self.record.event("step.satisfied", step=name, decision="skip", reasons=reasons)
+
+    def _refuse(self, look: Look) -> None:
+        """A step whose inputs cannot be rendered or validated fails without an attempt."""
+        name, first = look.step["id"], look.check.reasons[0]
+        where = f"{self.record.book['source']}:{look.step['line']}"
+        error = error_dict(first.code, first.message, remedy=first.remedy, where=where)
+        self.record.event("attempt.failed", step=name, attempt=0, seconds=0.0, error=error)
+        reasons = look.check.reasons
+        self.outcome.end(name, "failed", "run", reasons, error=error, exit_code=FAILED)

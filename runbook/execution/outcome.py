@@ -1,0 +1,102 @@
+"""How each step of a run ended, and what that makes of the run: exit code, errors."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from runbook.errors import APPROVAL, CANCELLED, DONE, FAILED, PRECONDITION, error_dict
+from runbook.planning.planner import Selection
+from runbook.protocol import Reason
+from runbook.remedy import Remedy
+
+# The signal that `runbook cancel` sends, to be told apart from SIGTERM by init or a shell.
+CANCEL_SIGNAL = signal.SIGUSR1
+STOP_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, CANCEL_SIGNAL: CANCELLED}
+SETTLED = frozenset({"satisfied", "inactive"})
+ENDED = frozenset({"failed", "blocked", "waiting", "unmet", "cancelled"})
+
+
+class Outcome:
+    """`steps` has an entry for each step that was decided: `id`, `state`, `decision`, `reasons`,
+    and `seconds`, `error`, `exit_code`, `question` where there is one. `order` are the ids of all
+    steps; `command` makes a command line of a verb and its arguments."""
+
+    def __init__(
+        self, order: Sequence[str], selection: Selection, command: Callable[..., str]
+    ) -> None:
+        self.order = order
+        self.selection = selection
+        self.command = command
+        self.stopped_by = 0
+        self.steps: dict[str, dict[str, Any]] = {}
+
+    def end(
+        self, name: str, state: str, decision: str, reasons: Collection[Reason], **more: Any
+    ) -> None:
+        self.steps[name] = {
+            "id": name,
+            "state": state,
+            "decision": decision,
+            "reasons": [r.dump() for r in reasons],
+            **more,
+        }
+
+    def exit_code(self) -> int:
+        if self.stopped_by:
+            return STOP_CODES[signal.Signals(self.stopped_by)]
+        if failed := self.of_state("failed"):
+            only_preconditions = all(e["exit_code"] == PRECONDITION for e in failed)
+            return PRECONDITION if only_preconditions else FAILED
+        states = {entry["state"] for entry in self.steps.values()}
+        if "unmet" in states:
+            return PRECONDITION
+        return APPROVAL if "waiting" in states else DONE
+
+    def error(self) -> dict[str, Any] | None:
+        """The first thing that kept the run from its end, as an `error` object."""
+        if all(entry["state"] in SETTLED for entry in self.steps.values()) and not self.stopped_by:
+            return None
+        if failed := self.of_state("failed"):
+            return {**failed[0]["error"], "step": failed[0]["id"]}
+        if self.stopped_by:
+            return error_dict(
+                "cancelled",
+                "the run was stopped before its end",
+                cause=signal.Signals(self.stopped_by).name,
+                remedy=Remedy("run", text="{command} continues"),
+                retryable=True,
+            )
+        if unmet := self.of_state("unmet"):
+            reason = unmet[0]["reasons"][0]
+            return error_dict(
+                "needs_unmet",
+                f"step {unmet[0]['id']} is not done: {reason['message']}",
+                cause="it is outside the selected steps, which need it",
+                remedy=reason["remedy"] or self.command("run", "--until", self.lacking()),
+                step=unmet[0]["id"],
+            )
+        if waiting := self.of_state("waiting"):
+            first = waiting[0]
+            approvals = (word for e in waiting for word in ("--approve", e["id"]))
+            return error_dict(
+                "approval",
+                f"step {first['id']} waits for approval: {first['question']}",
+                remedy=self.command("run", *approvals),
+                retryable=True,
+                step=first["id"],
+            )
+        return None
+
+    def lacking(self) -> str:
+        """The last step that the selected ones need, that is not one of them, and that is not
+        done; "" if there is none."""
+        short = {e["id"] for state in ("unmet", "blocked") for e in self.of_state(state)}
+        outside = short - self.selection.runnable
+        return next((name for name in reversed(self.order) if name in outside), "")
+
+    def of_state(self, state: str) -> list[dict[str, Any]]:
+        """How the steps that ended in a state did, in the order of the document."""
+        ended = (self.steps.get(name) for name in self.order)
+        return [entry for entry in ended if entry is not None and entry["state"] == state]

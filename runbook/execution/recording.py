@@ -1,0 +1,127 @@
+"""What a run leaves behind: its folder, its journal, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import runbook
+from runbook.errors import DONE
+from runbook.planning.evaluate import Look
+from runbook.planning.planner import Selection
+from runbook.redact import Redactor
+from runbook.state.history import RunRecord, StepRecord
+from runbook.state.journal import Journal, now
+from runbook.state.workspace import Workspace
+
+if TYPE_CHECKING:
+    from runbook.document.compiled import Book
+
+
+class Recorder:
+    """Keeps events until there is first something to record; then `run` is the run's folder."""
+
+    def __init__(
+        self,
+        book: Book,
+        workspace: Workspace,
+        lock: int,
+        listener: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.book = book
+        self.workspace = workspace
+        self.redactor = Redactor(book["secrets"])
+        self.run: Path | None = None
+        self.event = (journal := Journal(self.redactor, listener)).append
+        self._journal = journal
+        self._lock = lock
+        self._history: dict[str, StepRecord] | None = None
+        self._rendered: dict[str, Any] = {}
+        workspace.read_index(len(book["steps"]))
+
+    def begin(self, runnable: list[str], selection: Selection) -> None:
+        self.event(
+            "run.started",
+            book=self.book["name"],
+            source=self.book["source"],
+            inputs=self.book["inputs"],
+            workspace=str(self.workspace.root),
+            package=runbook.__version__,
+            runnable=runnable,
+            forced=sorted(selection.forced),
+        )
+
+    def open(self) -> Path:
+        """The folder of this run, made when this is first called."""
+        if self.run is None:
+            # Carried on, so that only the latest journal need ever be read.
+            previous = self.workspace.latest()
+            carried = RunRecord(previous).unfinished() if previous is not None else {}
+            self.run = self.workspace.new_run()
+            self._journal.open(self.run)
+            self._write_rendered()
+            self.workspace.point_latest(self.run)
+            self.workspace.claim(self._lock, self.run.name)
+            if carried:
+                self.event("run.carried", steps=carried)
+        return self.run
+
+    def last(self, name: str) -> StepRecord | None:
+        """What the run before this one says of a step."""
+        if self._history is None:
+            latest = self.workspace.latest()
+            self._history = RunRecord(latest).steps if latest is not None else {}
+        return self._history.get(name)
+
+    def rendered(self, name: str, raw: Any) -> None:
+        """Note the inputs of a step with their templates rendered."""
+        self._rendered[name] = raw
+
+    def checkpoint(
+        self, look: Look, outputs: Mapping[str, Any], known: str, attempt: int, seconds: float
+    ) -> None:
+        """Record that a step was verified. `known` is the digest of its outputs."""
+        self.workspace.write_checkpoint(
+            look.step["id"],
+            {
+                "time": now(),
+                "run": self.run.name if self.run is not None else "",
+                "attempt": attempt,
+                "seconds": seconds,
+                "package": runbook.__version__,
+                "fingerprint": look.fingerprint,
+                "inputs": look.inputs,
+                "outputs": dict(outputs),
+                "outputs_digest": known,
+            },
+            self.redactor,
+        )
+
+    def finish(self, exit_code: int, error: Mapping[str, Any] | None) -> None:
+        if self.run is not None:
+            self._write_rendered()
+            self.event("run.finished", exit_code=exit_code, ok=exit_code == DONE, error=error)
+        self._journal.close()
+        self.workspace.write_index([step["id"] for step in self.book["steps"]])
+
+    def _write_rendered(self) -> None:
+        """The document of this run with its inputs resolved, for people to read."""
+        import yaml  # only where there is something to record
+
+        from runbook.files import write_atomic
+
+        assert self.run is not None
+        document = {
+            "runbook": 1,
+            "name": self.book["name"],
+            "inputs": self.book["inputs"],
+            "secrets": list(self.book["secrets"]),
+            "steps": [
+                {"id": step["id"], "uses": step["uses"], "needs": step["needs"]}
+                | ({"with": rendered} if (rendered := self._rendered.get(step["id"])) else {})
+                for step in self.book["steps"]
+            ],
+        }
+        text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+        write_atomic(self.run / "runbook.yaml", self.redactor.text(text).encode())

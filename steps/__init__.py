@@ -2,10 +2,10 @@
 
 STEPS = {
     "mtp": "runbook.steps.mtp:Mtp",
-    "mtp-assemble": "runbook.steps.mtp.head:Assemble",
+    "mtp-assemble": "runbook.steps.mtp.assemble:Assemble",
     "mtp-capture": "runbook.steps.mtp.capture:Capture",
     "mtp-prompts": "runbook.steps.mtp.prompts:Prompts",
-    "mtp-quantise": "runbook.steps.mtp.head:Quantise",
+    "mtp-quantise": "runbook.steps.mtp.quantise:Quantise",
     "preflight": "runbook.steps.preflight:Preflight",
     "publish": "runbook.steps.publish:Publish",
     "serve": "runbook.steps.serve:Serve",

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-# The vLLM whose needs count when none is named: that of the flagship book.
-DEFAULT_TARGET = "0.33.0-patched"
+# The vLLM whose needs count when none is named: release and patch series of the flagship book.
+DEFAULT_TARGET = ("0.33.0", "0.33.0")
 
 
 def _print(answer: Mapping[str, Any], as_json: bool, text: str) -> None:
@@ -20,29 +20,33 @@ def _print(answer: Mapping[str, Any], as_json: bool, text: str) -> None:
 
 @click.command()
 @click.argument("checkpoint")
-@click.option("--target", default=DEFAULT_TARGET, show_default=True, help="The vLLM to serve it.")
+@click.option("--target", help="The vLLM release to serve it. Default: that of deepseek-v4-flash.")
+@click.option("--series", help="The patch series that the release has. Default: none, if --target.")
 @JSON_OPTION
-def lint(checkpoint: str, target: str, as_json: bool) -> int:
+def lint(checkpoint: str, target: str | None, series: str | None, as_json: bool) -> int:
     """Examine a CHECKPOINT (a folder, or org/name[@revision] on the hub) by its headers alone.
 
     Exits 3 if a finding is an error for the target.
     """
     from runbook.cli.envelope import document
     from runbook.errors import DONE, PRECONDITION, USAGE, RunbookError
-    from runbook.steps.checkpoint import report
     from runbook.steps.checkpoint.checkpoint import CheckpointError
     from runbook.steps.checkpoint.lint import lint as examine
-    from runbook.steps.checkpoint.targets import TARGETS
+    from runbook.steps.checkpoint.lint import report
+    from runbook.steps.checkpoint.targets import Target, UnknownTarget
 
-    if target not in TARGETS:
+    release, patched = (target, "") if target else DEFAULT_TARGET
+    try:
+        build = Target(release, patched if series is None else series)
+    except UnknownTarget as problem:
         raise RunbookError(
-            f"there is no target `{target}`",
+            str(problem),
             code="unknown_target",
             exit_code=USAGE,
-            remedy="the targets are: " + ", ".join(TARGETS),
-        )
+            remedy="name a release with --target and, if it is patched, its --series",
+        ) from problem
     try:
-        findings = examine(checkpoint, target)
+        findings = examine(checkpoint, build)
     except CheckpointError as problem:
         raise RunbookError(
             str(problem),
@@ -50,7 +54,7 @@ def lint(checkpoint: str, target: str, as_json: bool) -> int:
             exit_code=USAGE,
             remedy="name a folder with config.json and safetensors files, or org/name on the hub",
         ) from problem
-    body = {"checkpoint": checkpoint, **report.plain(findings, target)}
+    body = {"checkpoint": checkpoint, **report.plain(findings, build)}
     code = PRECONDITION if body["error"] else DONE
     counts = {f"{name}s": body.pop(name) for name in ("error", "warning", "info")}
     error = None
@@ -58,7 +62,7 @@ def lint(checkpoint: str, target: str, as_json: bool) -> int:
         worst = findings[0]
         error = {
             "code": "findings",
-            "message": f"{counts['errors']} error(s) for vLLM {target}: {worst.id}",
+            "message": f"{counts['errors']} error(s) for vLLM {build}: {worst.id}",
             "cause": worst.consequence,
             "remedy": worst.remedy,
             "retryable": False,

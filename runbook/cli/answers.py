@@ -349,6 +349,7 @@ class Lint(Envelope):
     kind: Literal["lint"]
     checkpoint: str
     target: str
+    series: str
     errors: int
     warnings: int
     infos: int

@@ -14,7 +14,6 @@ from runbook.steps.checkpoint.headers import Header, HeaderError, Tensor, parse
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 
 Fetch = Callable[[str, int, int], bytes]
 """`fetch(file, offset, length)`."""
@@ -30,7 +29,7 @@ class CheckpointError(Exception):
 
 
 @dataclass(frozen=True)
-class Problem:
+class Unreadable:
     """A shard or document that cannot be read as what it should be."""
 
     file: str
@@ -53,7 +52,7 @@ class Checkpoint:
     headers: dict[str, Header]
     tensors: dict[str, Tensor] = field(default_factory=dict)
     stale: list[Tensor] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
     indexed: bool = True
     total_size: int | None = None
     fetch: Fetch | None = None
@@ -102,7 +101,7 @@ def load(source: str, sizes: Mapping[str, int], fetch: Fetch) -> Checkpoint:
         raise CheckpointError(
             f"{source} has no {CONFIG}", "give the folder or repository of a checkpoint"
         )
-    problems: list[Problem] = []
+    unreadable: list[Unreadable] = []
     config = _document(CONFIG, sizes, fetch)
     shards = sorted(name for name in sizes if name.endswith(".safetensors"))
     headers: dict[str, Header] = {}
@@ -110,7 +109,7 @@ def load(source: str, sizes: Mapping[str, int], fetch: Fetch) -> Checkpoint:
         try:
             headers[shard] = parse(partial(fetch, shard), shard)
         except HeaderError as error:
-            problems.append(Problem(shard, str(error)))
+            unreadable.append(Unreadable(shard, str(error)))
     total_size = None
     indexed = INDEX in sizes
     if indexed:
@@ -129,7 +128,7 @@ def load(source: str, sizes: Mapping[str, int], fetch: Fetch) -> Checkpoint:
         index,
         dict(sizes),
         headers,
-        problems=problems,
+        unreadable=unreadable,
         indexed=indexed,
         total_size=total_size,
     )

@@ -1,49 +1,121 @@
-"""What separates the vLLM builds that a checkpoint may be meant for, as data.
+"""The vLLM builds that a checkpoint may be meant for, and what in a checkpoint is a fault there.
 
-A quirk is a property of a build that turns something in a checkpoint into a fault. Read in the
-sources of the named releases. A release by its number is the stock one; `-patched` is the same
-with the patch series of the step `vllm`. `abad5dc71` is the commit of the fork jasl/vllm with
-published results for this checkpoint, patched as its authors do.
+A target is a release and the patch series that was applied to it; without a series it is the stock
+release. A quirk is a property of a release that turns something in a checkpoint into a fault, read
+in the sources of the release. Which quirks a series lifts is said beside its patches, in
+`steps/vllm/patches/<series>/quirks.yaml`:
+
+    release: 0.33.0
+    lifts: {quantized-compressor: [compressor_unquantised]}    # patch id: quirks
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
 
-QUIRKS: Final[Mapping[str, str]] = {
-    "scale_fmt_required": "reads quantization_config.scale_fmt without a default",
-    "compressor_unquantised": "builds compressor and indexer.weights_proj without quantisation",
-    "actorder_breaks_tp": "does not shard the scales of w2 when actorder is set (vllm#41511)",
-    "actorder_group_refused": "refuses group and dynamic activation order",
-    "fused_names_unmapped": "looks for the fused names in targets, has no packed_modules_mapping",
-    "fp4_renames_scales": "with expert_dtype fp4 renames weight_scale to weight_scale_inv",
-    "gate_bias_strict": "loads the gate's bias by its upstream name only",
-    "swiglu_unclamped": "runs W4A16 experts without the SwiGLU limit",
-}
+PATCHES: Final = Path(__file__).parents[1] / "vllm/patches"
+QUIRKS_FILE: Final = "quirks.yaml"
 
-_V32: Final = frozenset({"compressor_unquantised", "actorder_group_refused", "fp4_renames_scales"})
+Quirk = Literal[
+    "scale_fmt_required",  # reads quantization_config.scale_fmt without a default
+    "compressor_unquantised",  # builds the compressor without quantisation
+    "indexer_weights_unquantised",  # builds indexer.weights_proj without quantisation
+    "actorder_breaks_tp",  # does not shard the scales of w2 when actorder is set (vllm#41511)
+    "fused_names_unmapped",  # looks for the fused names in targets: no packed_modules_mapping
+    "fp4_renames_scales",  # with expert_dtype fp4 renames weight_scale to weight_scale_inv
+    "gate_bias_strict",  # loads the gate's bias by its upstream name only
+    "swiglu_unclamped",  # runs W4A16 experts without the SwiGLU limit
+]
 
-TARGETS: Final[Mapping[str, frozenset[str]]] = {
-    "0.22.1": frozenset(
-        {
-            "scale_fmt_required",
-            "compressor_unquantised",
-            "actorder_breaks_tp",
-            "fused_names_unmapped",
-            "gate_bias_strict",
-            "swiglu_unclamped",
-        }
-    ),
-    "0.22.1-patched": frozenset({"gate_bias_strict"}),
-    "0.32.0": _V32,
-    "0.32.0-cpu": _V32 | {"swiglu_unclamped"},
-    "0.33.0": _V32,
-    "0.33.0-patched": _V32 - {"compressor_unquantised"},
+_PLAIN: Final[frozenset[Quirk]] = frozenset(
+    {"compressor_unquantised", "indexer_weights_unquantised"}
+)
+
+RELEASES: Final[Mapping[str, frozenset[Quirk]]] = {
+    "0.22.1": _PLAIN
+    | {
+        "scale_fmt_required",
+        "actorder_breaks_tp",
+        "fused_names_unmapped",
+        "gate_bias_strict",
+        "swiglu_unclamped",
+    },
+    "0.32.0": _PLAIN | {"fp4_renames_scales"},
+    "0.32.0-cpu": _PLAIN | {"fp4_renames_scales", "swiglu_unclamped"},
+    "0.33.0": _PLAIN | {"fp4_renames_scales"},
+    # The commit of the fork jasl/vllm with published results for the flagship's checkpoint.
     "abad5dc71": frozenset({"actorder_breaks_tp"}),
 }
 
 
-def quirks(target: str) -> frozenset[str]:
-    """The quirks of a vLLM build. Raises `KeyError` for one that is not known here."""
-    return TARGETS[target]
+class UnknownTarget(ValueError):
+    """There is no such release or series, or the series is for another release."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A release and, unless it is the stock one, a series: a shipped one by name, or the path of
+    one's own. Raises `UnknownTarget`."""
+
+    release: str
+    series: str = ""
+
+    def __post_init__(self) -> None:
+        if self.release not in RELEASES:
+            raise UnknownTarget(
+                f"no vLLM release {self.release!r} is known here; known are {', '.join(RELEASES)}"
+            )
+        meant = self._lifted["release"]
+        if meant not in ("", self.release):
+            raise UnknownTarget(
+                f"the patch series {self.series!r} is for vLLM {meant}, not {self.release}"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.release} (series {self.series})" if self.series else self.release
+
+    @cached_property
+    def quirks(self) -> frozenset[Quirk]:
+        lifts: Mapping[str, list[Quirk]] = self._lifted["lifts"]
+        return RELEASES[self.release] - {quirk for patch in lifts.values() for quirk in patch}
+
+    @cached_property
+    def _lifted(self) -> Mapping[str, Any]:
+        return lifted(self.series) if self.series else {"release": "", "lifts": {}}
+
+
+@lru_cache(maxsize=32)
+def lifted(series: str) -> Mapping[str, Any]:
+    """The release that a series is for (empty if it does not say), and the quirks it lifts by the
+    id of the patch. Raises `UnknownTarget`."""
+    folder = Path(series) if "/" in series else PATCHES / series
+    if not (folder / "series").is_file():
+        shipped = ", ".join(sorted(path.parent.name for path in PATCHES.glob("*/series")))
+        raise UnknownTarget(f"there is no patch series {series!r}; shipped are {shipped}")
+    import yaml
+
+    try:
+        found = yaml.safe_load((folder / QUIRKS_FILE).read_text())
+        release, lifts = str(found.get("release", "")), dict(found.get("lifts") or {})
+        names = {quirk for quirks in lifts.values() for quirk in quirks}
+    except FileNotFoundError:
+        return {"release": "", "lifts": {}}
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise UnknownTarget(f"{folder / QUIRKS_FILE} is not of its form: {error}") from error
+    if unknown := sorted(str(name) for name in names - set(get_args(Quirk))):
+        raise UnknownTarget(f"{folder / QUIRKS_FILE}: there is no quirk {unknown[0]}")
+    return {"release": release, "lifts": lifts}
+
+
+@lru_cache(maxsize=1)
+def targets() -> tuple[Target, ...]:
+    """Each known release, stock, and each shipped series upon its own."""
+    series = sorted(path.parent.name for path in PATCHES.glob(f"*/{QUIRKS_FILE}"))
+    return (
+        *(Target(release) for release in RELEASES),
+        *(Target(str(lifted(name)["release"]), name) for name in series),
+    )

@@ -18,11 +18,13 @@ from runbook.protocol import (
     Reason,
     StepFailure,
 )
+from runbook.remedy import Remedy
+from runbook.steps.mtp import artifact
 from runbook.steps.mtp import stamp as stamping
 
 if TYPE_CHECKING:
     from runbook.steps.checkpoint.lint import Finding
-    from runbook.steps.checkpoint.subject import Subject
+    from runbook.steps.checkpoint.lint.subject import Subject
 
 STAMP = ".mtp.json"
 SPARE = 1 << 30
@@ -96,7 +98,7 @@ class Mtp:
         for finding in left:
             ctx.log(f"left: {finding.severity}: {finding.id}: {finding.detail}")
         incomplete = {"mtp_stripped", "mtp_incomplete"}
-        head = not incomplete & {f.id for f in examine(made, ctx.inputs.target)}
+        head = not incomplete & {f.id for f in examine(made, artifact.target(ctx))}
         stamp = {
             "inputs": stamping.digest(ctx.inputs, Mtp.version),
             "source": before,
@@ -152,15 +154,8 @@ def _open(folder: Path) -> Subject:
 
 def _findings(ctx: Context, about: Subject) -> list[Finding]:
     from runbook.steps.checkpoint.lint import examine
-    from runbook.steps.checkpoint.targets import TARGETS
 
-    if ctx.inputs.target not in TARGETS:
-        raise StepFailure(
-            f"no vLLM target {ctx.inputs.target!r} is known",
-            code="unknown_target",
-            remedy=f"set target to one of {', '.join(TARGETS)}",
-        )
-    found = examine(about, ctx.inputs.target)
+    found = examine(about, artifact.target(ctx))
     if ctx.inputs.require_head:
         return found
     return [f for f in found if f.id != "mtp_stripped"]
@@ -174,7 +169,7 @@ def _refuse(folder: Path, findings: list[Finding]) -> None:
     errors.sort(key=lambda f: f.id != "mtp_stripped")
     first = errors[0]
     reasons = [
-        Reason(f.id, f"{f.detail}: {', '.join(f.tensors[:3])}".rstrip(": "), f.remedy)
+        Reason(f.id, f"{f.detail}: {', '.join(f.tensors[:3])}".rstrip(": "), _remedy(f))
         for f in errors
     ]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -185,10 +180,18 @@ def _refuse(folder: Path, findings: list[Finding]) -> None:
         cause="\n".join(f"{r.code}: {r.message}" for r in reasons)
         if len(errors) > 1
         else first.consequence,
-        remedy=first.remedy,
+        remedy=_remedy(first),
         where=str(folder),
         reasons=reasons,
     )
+
+
+def _remedy(finding: Finding) -> str | Remedy:
+    from runbook.steps.checkpoint.lint.rules import DOWNLOAD
+
+    if finding.remedy != DOWNLOAD:
+        return finding.remedy
+    return Remedy("run", ("--force", "{step}"), "weights", f"{DOWNLOAD}: {{command}}")
 
 
 def _afford(destination: Path, needed: int) -> None:
@@ -200,7 +203,7 @@ def _afford(destination: Path, needed: int) -> None:
             code="disk_full",
             cause="shards with tensors to mend are written anew, the others are linked",
             remedy=f"free {(needed + SPARE - free) / 1e9:.1f} GB on the disk of {destination}, or "
-            "serve with a patched vLLM (target 0.33.0-patched), which needs less mended",
+            "serve with a patched vLLM, of which a `series` needs less mended",
             where=str(destination),
         )
 
@@ -212,7 +215,7 @@ def _relint(ctx: Context, destination: Path) -> Reason | None:
         return Reason(failure.code, failure.message, failure.remedy)
     for finding in findings:
         if finding.severity == "error":
-            return Reason(finding.id, finding.detail, finding.remedy)
+            return Reason(finding.id, finding.detail, _remedy(finding))
     return None
 
 

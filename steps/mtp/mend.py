@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runbook.steps.checkpoint.lint import Finding
-from runbook.steps.checkpoint.lint_config import compressors, modules
-from runbook.steps.checkpoint.lint_files import lacking
-from runbook.steps.checkpoint.lint_tensors import renamed
+from runbook.steps.checkpoint.lint.config import modules
+from runbook.steps.checkpoint.lint.files import lacking
+from runbook.steps.checkpoint.lint.subject import SCALES, Subject
+from runbook.steps.checkpoint.lint.tensors import renamed
 from runbook.steps.checkpoint.quantization import PROBES, Scheme, matched
-from runbook.steps.checkpoint.subject import SCALES, Subject
 
 Key = tuple[str, str]
 """A tensor by shard and name."""
@@ -160,10 +160,9 @@ def _ignore(about: Subject, names: tuple[str, ...], made: Plan) -> None:
     _add(_quantization(made), "ignore", dict.fromkeys(new))
 
 
-def _dequantise(about: Subject, names: tuple[str, ...], made: Plan) -> None:
+def _dequantise(about: Subject, bases: tuple[str, ...], made: Plan) -> None:
     assert about.layout is not None
     layout = about.layout
-    bases = compressors(about, layout)
     for base in bases:
         weight, scale = about.tensor(f"{base}.weight"), about.scale(layout.linears[base])
         if weight is None or scale is None:
@@ -181,7 +180,9 @@ def _dequantise(about: Subject, names: tuple[str, ...], made: Plan) -> None:
             for t in group.get("targets") or []
             if not any(matched(n, [t]) for n in only) or any(matched(n, [t]) for n in others)
         ]
-    _add(section, "ignore", [r"re:.*\.compressor\..*", r"re:.*\.indexer\.weights_proj$"])
+    compressor = any(layout.linears[base].role == "compressor" for base in bases)
+    ignored = r"re:.*\.compressor\..*" if compressor else r"re:.*\.indexer\.weights_proj$"
+    _add(section, "ignore", [ignored])
 
 
 def _names(about: Subject, bases: set[str]) -> tuple[list[str], list[str]]:
@@ -243,6 +244,7 @@ MENDS: dict[str, Mend] = {
     "fused_targets": _fused,
     "quant_overmatched": _ignore,
     "compressor_quantised": _dequantise,
+    "indexer_weights_quantised": _dequantise,
     "name_drift": _rename,
     "gate_bias_name": _rename,
     "scale_name": _rename_scales,

@@ -46,12 +46,13 @@ from runbook.planning.context import StepContext
 from runbook.process import stop_session
 from runbook.protocol import Step
 from runbook.steps.mtp import Mtp
+from runbook.steps.mtp.assemble import Assemble
 from runbook.steps.mtp.capture import Capture
-from runbook.steps.mtp.head import Assemble, Quantise
+from runbook.steps.mtp.quantise import Quantise
 from runbook.steps.publish.checkpoint import tokenizer
 
 HERE = Path(__file__).parent
-TARGET = "0.32.0-cpu"
+TARGET = {"target": "0.32.0-cpu", "series": "0.32.0-cpu"}
 ARGUMENTS = ["--max-model-len", "1024", "--max-num-seqs", "4"]
 ARGUMENTS += ["--kv-cache-memory-bytes", "268435456"]
 ENV = {"TRITON_INTERPRET": "0", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -311,7 +312,7 @@ def main() -> None:
 
     quantise = {"python": python, "checkpoint": str(upstream), "prefix": release.EXPERTS}
     quantise |= {"device": "cpu"}
-    sources = {"base": str(base), "upstream": str(upstream), "target": TARGET}
+    sources = {"base": str(base), "upstream": str(upstream), **TARGET}
     rounded = run(Quantise(), made, **quantise, destination="rounded")
     draft = run(Assemble(), made, **sources, quantised=rounded["path"], destination="draft")
     captures = {}
@@ -345,7 +346,7 @@ def main() -> None:
         put = run(
             Assemble(), made, **sources, quantised=done["path"], destination=f"assembled-{slug}"
         )
-        final = run(Mtp(), made, source=put["path"], target=TARGET, destination=f"model-{slug}")
+        final = run(Mtp(), made, source=put["path"], **TARGET, destination=f"model-{slug}")
         heads[name] = final["path"]
 
     asked = prompts["held_out"][:: given.held // given.asked]

@@ -58,10 +58,11 @@ ASSEMBLE = """
 import json, resource, sys, time
 from pathlib import Path
 from runbook.steps.mtp import dequantise
-from runbook.steps.mtp.assemble import assemble
+from runbook.steps.checkpoint.targets import Target
+from runbook.steps.mtp.assemble.assembly import assemble
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before, began = peak(), time.perf_counter()
-assemble(*map(Path, sys.argv[1:5]), "0.33.0-patched")
+assemble(*map(Path, sys.argv[1:5]), Target("0.33.0", "0.33.0"))
 took = time.perf_counter() - began
 print(json.dumps({"peak_mib": peak(), "before_mib": before, "seconds": took}))
 """

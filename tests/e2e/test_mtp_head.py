@@ -26,9 +26,11 @@ from runbook.planning.context import StepContext
 from runbook.process import stop_session
 from runbook.protocol import StepFailure
 from runbook.steps.checkpoint.lint import lint
+from runbook.steps.checkpoint.targets import Target
 from runbook.steps.mtp import Mtp
+from runbook.steps.mtp.assemble import Assemble
 from runbook.steps.mtp.capture import Capture
-from runbook.steps.mtp.head import Assemble, Quantise
+from runbook.steps.mtp.quantise import Quantise
 from runbook.steps.publish import checkpoint as published
 from runbook.steps.publish.checkpoint import v3, v4
 from runbook.steps.publish.checkpoint.script import ANSWER
@@ -36,7 +38,9 @@ from tests.conftest import free_port
 
 PORT = free_port()
 CPU = "0.32.0-cpu"
-TARGET = os.environ.get("RUNBOOK_E2E_TARGET", CPU)
+RELEASE = os.environ.get("RUNBOOK_E2E_TARGET", CPU)
+BUILD = {"target": RELEASE, "series": CPU if RELEASE == CPU else ""}
+TARGET = Target(RELEASE, BUILD["series"])
 """What RUNBOOK_E2E_VLLM is, if it is another build, such as one for GPUs."""
 ARGUMENTS = ["--max-model-len", "2048", "--max-num-seqs", "4"]
 ARGUMENTS += ["--kv-cache-memory-bytes", "268435456"]
@@ -169,7 +173,12 @@ def test_a_stripped_base_gets_its_head_back(tmp_path, vllm, torch_python):
     common |= {"checkpoint": native, "prefix": VARIANT.prefix}
     rounded = run(Quantise(), work, **common, destination="rounded")
     assert rounded["rounded_to_nearest"] == rounded["tensors"] == 3 * VARIANT.module.EXPERTS
-    sources = {"base": str(base), "upstream": native, "target": TARGET}
+    sources = {
+        "base": str(base),
+        "upstream": native,
+        "target": TARGET.release,
+        "series": TARGET.series,
+    }
     draft = run(Assemble(), work, **sources, quantised=rounded["path"], destination="draft")
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"Prompt number {i}\n" for i in range(24)))
@@ -194,9 +203,9 @@ def test_a_stripped_base_gets_its_head_back(tmp_path, vllm, torch_python):
     )  # fmt: skip
     print(json.dumps(made))
     head = run(Assemble(), work, **sources, quantised=made["path"], destination="assembled")
-    final = run(Mtp(), work, source=head["path"], target=TARGET)
+    final = run(Mtp(), work, source=head["path"], **BUILD)
     left = [f.id for f in lint(Path(final["path"]), TARGET) if f.severity != "info"]
-    assert final["head"] and tuple(left) == (VARIANT.left if TARGET == CPU else ())
+    assert final["head"] and tuple(left) == (VARIANT.left if RELEASE == CPU else ())
     with served(vllm, final["path"], tmp_path / "server.log") as url:
         content, drafted, taken = accepted(url)
     assert content == "".join(ANSWER)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from runbook.protocol import Check, Context, Model, PreconditionNotMet, StepFailure
 from runbook.remedy import Remedy
-from runbook.steps.mtp import head
+from runbook.steps.mtp import artifact
 from runbook.steps.mtp.capture import plugin
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ class Capture:
     Outputs = Model("runbook.steps.mtp.capture.models:Outputs")
 
     def check(self, ctx: Context) -> Check:
-        return head.check(
+        return artifact.check(
             ctx,
             self.version,
             _sources(ctx),
-            lambda made: {"path": str(head.place(ctx)), "tokens": made["tokens"]},
+            lambda made: {"path": str(artifact.place(ctx)), "tokens": made["tokens"]},
         )
 
     def apply(self, ctx: Context) -> None:
@@ -60,7 +60,7 @@ class Capture:
         from runbook.steps.common import ports
         from runbook.steps.mtp.capture.results import CaptureError, collect
 
-        folder = head.place(ctx)
+        folder = artifact.place(ctx)
         model = Path(ctx.inputs.model)
         try:
             about = subject(open_folder(model))
@@ -118,11 +118,11 @@ class Capture:
             ) from error
         shutil.rmtree(raw)
         ctx.log(f"{tokens} tokens; {empty} experts got none of them")
-        head.record(ctx, self.version, folder, _sources(ctx), tokens=tokens)
+        artifact.record(ctx, self.version, folder, _sources(ctx), tokens=tokens)
 
     def undo(self, ctx: Context) -> None:
-        _stop_left(ctx, head.place(ctx))
-        head.remove(head.place(ctx))
+        _stop_left(ctx, artifact.place(ctx))
+        artifact.remove(artifact.place(ctx))
 
 
 def _sources(ctx: Context) -> dict[str, Path]:

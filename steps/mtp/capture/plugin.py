@@ -92,7 +92,7 @@ class Moments:
                 self._take()
         except Exception as error:  # whatever it is, the step must not wait for it
             self._closed = True
-            text = str(error) if type(error).__name__ == "Problem" else repr(error)
+            text = str(error) if type(error).__name__ == "InputError" else repr(error)
             _replace(self.folder / FAILED, text)
 
     def _take(self) -> None:

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .hessian import GPU_STEP, Moments, PackedMoments, packed_length, unpacked
-from .source import Problem
+from .source import InputError
 
 HELD_SHARE = 16
 """One of so many rows of an expert is held out to measure errors on ..."""
@@ -43,14 +43,14 @@ class Inputs:
     held_out: Tensor
 
     def check(self, name: str) -> None:
-        """Raises `Problem`, naming the expert by a weight of it, unless all is finite."""
+        """Raises `InputError`, naming the expert by a weight of it, unless all is finite."""
         try:
             self.into.check()
             self.out.check()
             if not all(torch.isfinite(rows).all() for rows in (self.held, self.held_out)):
                 raise ValueError("they hold NaN or infinity")
         except ValueError as error:
-            raise Problem(f"the captured inputs of {name}: {error}") from error
+            raise InputError(f"the captured inputs of {name}: {error}") from error
 
 
 def activate(gate: Tensor, up: Tensor, routing: Tensor, limit: float | None) -> Tensor:
@@ -103,11 +103,11 @@ class Calibration:
             self.experts = int(self.about["experts"])
             self.limit = self.about.get("limit")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise Problem(f"{folder} holds no calibration: {error}") from error
+            raise InputError(f"{folder} holds no calibration: {error}") from error
         if self.kind == "tokens":
             self._load_tokens()
         elif self.kind != "moments":
-            raise Problem(f"{folder}: kind {self.kind!r} is not known")
+            raise InputError(f"{folder}: kind {self.kind!r} is not known")
 
     def _load_tokens(self) -> None:
         parts: dict[str, list[Tensor]] = {"x": [], "experts": [], "weights": []}
@@ -117,13 +117,13 @@ class Calibration:
                     for name, into in parts.items():
                         into.append(file.get_tensor(name).to(self.device))
             except (SafetensorError, OSError) as error:
-                raise Problem(f"{path} cannot be read: {error}") from error
+                raise InputError(f"{path} cannot be read: {error}") from error
         if not parts["x"]:
-            raise Problem(f"{self.folder} holds no tokens-*.safetensors")
+            raise InputError(f"{self.folder} holds no tokens-*.safetensors")
         self.x = _joined(parts["x"])
         experts, weights = _joined(parts["experts"]), _joined(parts["weights"])
         if len(experts) != len(self.x) or experts.shape != weights.shape:
-            raise Problem(
+            raise InputError(
                 f"{self.folder}: x {tuple(self.x.shape)}, experts {tuple(experts.shape)} and "
                 f"weights {tuple(weights.shape)} do not belong together"
             )
@@ -135,7 +135,7 @@ class Calibration:
         counts = torch.bincount(experts.flatten().long(), minlength=self.experts)
         self.bounds = [0, *counts.cumsum(0).tolist()]
         if len(self.bounds) - 1 > self.experts or int(experts.min()) < 0:
-            raise Problem(f"{self.folder}: an expert number is out of range")
+            raise InputError(f"{self.folder}: an expert number is out of range")
 
     def inputs(self, expert: int, weights: dict[str, Tensor]) -> Inputs:
         """Moments and held-out rows for the expert whose weights (gate, up, down) are given."""
@@ -150,7 +150,7 @@ class Calibration:
                 return self._stored(expert, gate.shape[1], down.shape[1])
             return self._counted(expert, gate, up)
         except ValueError as error:
-            raise Problem(f"the captured inputs of {next(iter(weights))}: {error}") from error
+            raise InputError(f"the captured inputs of {next(iter(weights))}: {error}") from error
 
     def _counted(self, expert: int, gate: Tensor, up: Tensor) -> Inputs:
         if self.x.shape[1] != gate.shape[1]:
@@ -181,7 +181,7 @@ class Calibration:
 
     def counts(self) -> list[int] | None:
         """How many rows each expert got, but for those held out of moments; None without a
-        calibration. Raises `Problem`."""
+        calibration. Raises `InputError`."""
         if self.kind == "none":
             return None
         if self.kind == "tokens":
@@ -194,9 +194,9 @@ class Calibration:
             file = safe_open(path, "pt")
             about: dict[str, str] = file.metadata() or {}
             if not {"count", "in.fourth", "out.fourth"} <= about.keys():
-                raise Problem(f"{path} does not say how many rows it is of")
+                raise InputError(f"{path} does not say how many rows it is of")
         except (SafetensorError, OSError) as error:
-            raise Problem(f"{path} cannot be read: {error}") from error
+            raise InputError(f"{path} cannot be read: {error}") from error
         return file, about
 
     def _stored(self, expert: int, width: int, inter: int) -> Inputs:

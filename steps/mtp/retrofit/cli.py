@@ -13,8 +13,9 @@ import torch
 
 from .calibration import Calibration
 from .gptq import Options
-from .quantise import Job, run, warm_up
-from .source import Experts, Problem
+from .quantise import run, warm_up
+from .settings import Settings
+from .source import Experts, InputError
 
 THRESHOLD_SHARE = 64
 """With fewer tokens than columns / 64 an expert is rounded to nearest."""
@@ -41,8 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     try:
         return _quantise(given)
-    except Problem as problem:
-        print(f"error: {problem}", file=sys.stderr)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
 
 
@@ -60,7 +61,7 @@ def _quantise(given: argparse.Namespace) -> int:
         warmed.result()
     loaded = time.perf_counter() - began
     width = int(experts.config.get("hidden_size", 4096))
-    job = Job(
+    settings = Settings(
         options,
         given.threshold if given.threshold >= 0 else max(1, width // THRESHOLD_SHARE),
         given.batch or (16 if device.type == "cuda" else 1),
@@ -76,7 +77,7 @@ def _quantise(given: argparse.Namespace) -> int:
         left = rate * (total - done) if done > first[0] else None
         print(json.dumps({"done": done, "total": total, "seconds_left": left}), flush=True)
 
-    made = run(experts, calibration, given.out, job, report)
+    made = run(experts, calibration, given.out, settings, report)
     print(json.dumps({"summary": made["summary"]}), flush=True)
     if given.seconds:
         stages = {"load": loaded, **made["seconds"], "all": time.perf_counter() - began}

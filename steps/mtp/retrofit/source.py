@@ -21,7 +21,7 @@ LEAVES = (("w1", "w3", "w2"), ("gate_proj", "up_proj", "down_proj"))
 CPU = torch.device("cpu")
 
 
-class Problem(Exception):
+class InputError(Exception):
     """Something about the inputs that the user can understand; names the file or tensor."""
 
 
@@ -40,21 +40,21 @@ class Experts:
 
     @classmethod
     def open(cls, folder: Path, prefix: str, device: torch.device = CPU) -> Experts:
-        """The experts, whose weights will be decoded on `device`. Raises `Problem` if the folder
+        """The experts, whose weights will be decoded on `device`. Raises `InputError` if the folder
         holds no such experts."""
         try:
             config = json.loads((folder / "config.json").read_text())
             path = folder / "model.safetensors.index.json"
             index = json.loads(path.read_text())["weight_map"]
         except (OSError, ValueError, KeyError) as error:
-            raise Problem(f"{folder} is no checkpoint with an index: {error}") from error
+            raise InputError(f"{folder} is no checkpoint with an index: {error}") from error
         numbers = {
             int(name[len(prefix) + 1 :].partition(".")[0])
             for name in index
             if name.startswith(prefix + ".") and name[len(prefix) + 1].isdigit()
         }
         if not numbers or numbers != set(range(len(numbers))):
-            raise Problem(f"{folder} has no complete set of experts {prefix}.0 and so on")
+            raise InputError(f"{folder} has no complete set of experts {prefix}.0 and so on")
         found = cls(folder, prefix, index, config, device, count=len(numbers))
         found.leaves = next((x for x in LEAVES if f"{prefix}.0.{x[0]}.weight" in index), LEAVES[0])
         return found
@@ -70,7 +70,7 @@ class Experts:
         gate, up, down = found.values()
         if gate.shape != up.shape or down.shape != gate.shape[::-1]:
             shapes = ", ".join(f"{n} {tuple(t.shape)}" for n, t in found.items())
-            raise Problem(f"the shapes of an expert do not fit together: {shapes}")
+            raise InputError(f"the shapes of an expert do not fit together: {shapes}")
         return found
 
     def _weight(self, name: str) -> Tensor:
@@ -90,22 +90,24 @@ class Experts:
                 made = convert(weight, scale)
             except RuntimeError as error:
                 shapes = f"{tuple(weight.shape)} and scale {tuple(scale.shape)}"
-                raise Problem(f"{name}: weight {shapes} do not fit: {error}") from error
+                raise InputError(f"{name}: weight {shapes} do not fit: {error}") from error
         if not torch.isfinite(made).all():
-            raise Problem(f"{name}.weight holds NaN or infinity")
+            raise InputError(f"{name}.weight holds NaN or infinity")
         return made
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor of the checkpoint by name. Raises `Problem`."""
+        """A tensor of the checkpoint by name. Raises `InputError`."""
         shard = self.index.get(name)
         if shard is None:
-            raise Problem(f"{self.folder} has no tensor {name}")
+            raise InputError(f"{self.folder} has no tensor {name}")
         try:
             if shard not in self._files:
                 self._files[shard] = safe_open(self.folder / shard, "pt")
             tensor: Tensor = self._files[shard].get_tensor(name).to(self.device)
         except (SafetensorError, OSError) as error:
-            raise Problem(f"{name} cannot be read from {self.folder / shard}: {error}") from error
+            raise InputError(
+                f"{name} cannot be read from {self.folder / shard}: {error}"
+            ) from error
         return tensor
 
     def digest(self) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .calibration import HELD_MOST, HELD_SHARE, Inputs, hidden, joined, save_moments
 from .hessian import PackedMoments
-from .source import Experts, Problem
+from .source import Experts, InputError
 
 ROWS = 2048
 """Rows of an expert that are added at a time."""
@@ -64,7 +64,7 @@ class Stream:
     """Takes rows in order; `finish` writes `moments-E.safetensors` of each expert to `folder`.
 
     The down projection's inputs are computed with the experts' own weights; `limit` is the clamp
-    of the model, if it has one. Methods raise `Problem`, naming the expert by a weight of it.
+    of the model, if it has one. Methods raise `InputError`, naming the expert by a weight of it.
     """
 
     def __init__(self, experts: Experts, limit: float | None, folder: Path) -> None:
@@ -101,7 +101,7 @@ class Stream:
         self._gathered, self._waiting = [], 0
         chosen = experts.flatten().long()
         if int(chosen.min()) < 0 or int(chosen.max()) >= len(self._taken):
-            raise Problem(
+            raise InputError(
                 f"the model chose expert {int(chosen.min())} to {int(chosen.max())}, "
                 f"{self.experts.folder} has {len(self._taken)}"
             )
@@ -137,7 +137,7 @@ class Stream:
             into.check()  # now, not when hours of prompts are answered
             out.check()
         except ValueError as error:
-            raise Problem(f"the captured inputs of {name}: {error}") from error
+            raise InputError(f"the captured inputs of {name}: {error}") from error
 
     def _write(self, expert: int, taken: Taken) -> None:
         weights = self.experts.weights(expert)

@@ -9,7 +9,7 @@ import pytest
 
 from runbook.steps.checkpoint.checkpoint import CheckpointError
 from runbook.steps.checkpoint.lint import lint
-from runbook.steps.checkpoint.rules import RULES
+from runbook.steps.checkpoint.lint.rules import RULES
 from runbook.steps.mtp.mend import MENDS
 from tests.steps.mtp import tiny
 from tests.steps.mtp.defects import CPU, DEFECTS, FORK, V22, V33, Defect, clean
@@ -26,7 +26,7 @@ def test_tells_the_defect(defect: Defect, tmp_path):
     findings = [f for f in lint(folder, defect.target) if f.id == defect.finding]
     assert findings, [f.id for f in lint(folder, defect.target)]
     assert findings[0].severity == defect.severity
-    assert findings[0].severities[defect.target] == defect.severity
+    assert findings[0].severities[str(defect.target)] == defect.severity
     assert findings[0].consequence and findings[0].remedy
 
 
@@ -72,7 +72,8 @@ def test_needs_no_torch_and_no_numpy(tmp_path):
     folder = clean().write(tmp_path / "c")
     code = (
         "import sys; from pathlib import Path; from runbook.steps.checkpoint.lint import lint;"
-        f"lint(Path({str(folder)!r}), '0.33.0');"
+        "from runbook.steps.checkpoint.targets import Target;"
+        f"lint(Path({str(folder)!r}), Target('0.33.0'));"
         "assert not {'torch', 'numpy', 'pydantic', 'httpx'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from runbook.steps.checkpoint.targets import Target
 from tests.steps.mtp import tiny
 from tests.steps.mtp.tiny import BF16, Tiny
 
-V33, V22, CPU, FORK = "0.33.0", "0.22.1", "0.32.0-cpu", "abad5dc71"
+V33, V22, CPU, FORK = (Target(name) for name in ("0.33.0", "0.22.1", "0.32.0-cpu", "abad5dc71"))
 
 
 def clean() -> Tiny:
@@ -29,7 +30,7 @@ class Defect:
     make: Callable[[], Tiny] = clean
     plant: Callable[[Tiny], object] = lambda t: None
     damage: Callable[[Path], object] = lambda f: None
-    target: str = V33
+    target: Target = V33
     severity: str = "error"
     mended: bool = False
 
@@ -288,7 +289,7 @@ DEFECTS: dict[str, Defect] = {
     ),
     "compressor in fp8": Defect("compressor_quantised", tiny.v4, mended=True),
     "weights_proj in fp8": Defect(
-        "compressor_quantised",
+        "indexer_weights_quantised",
         plant=lambda t: (
             cast(t, "layers.1.attn.indexer.weights_proj.weight", tiny.E4M3),
             t.tensors.update(

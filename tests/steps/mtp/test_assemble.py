@@ -13,7 +13,7 @@ import pytest
 
 from runbook.steps.checkpoint.checkpoint import open_folder
 from runbook.steps.checkpoint.lint import lint
-from runbook.steps.mtp.assemble import SHARD, AssemblyError, assemble
+from runbook.steps.mtp.assemble.assembly import SHARD, AssemblyError, assemble
 from tests.steps.mtp import tiny
 from tests.steps.mtp.defects import V22, V33, truncate
 
@@ -148,8 +148,9 @@ def test_sources_that_do_not_fit(spoil, named, tmp_path):
 CODE = """
 import sys
 from pathlib import Path
-from runbook.steps.mtp.assemble import assemble
-assemble(*map(Path, sys.argv[1:5]), "0.33.0")
+from runbook.steps.checkpoint.targets import Target
+from runbook.steps.mtp.assemble.assembly import assemble
+assemble(*map(Path, sys.argv[1:5]), Target("0.33.0"))
 """
 
 

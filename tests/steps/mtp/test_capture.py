@@ -25,7 +25,7 @@ from runbook.steps.mtp import capture as step
 from runbook.steps.mtp.capture import Capture
 from runbook.steps.mtp.capture.results import CaptureError, collect
 from tests.steps.mtp import tiny
-from tests.steps.mtp.test_head import context
+from tests.steps.mtp.test_kinds import context
 
 HIDDEN, TOP = tiny.HIDDEN, 2
 

@@ -15,7 +15,7 @@ from runbook.steps.mtp.prompts import Prompts
 from runbook.steps.mtp.prompts.conversations import PromptError, draw
 from runbook.steps.publish.repository import Repository
 from tests.steps.common.hub.hub import Fault, FaultyHandler, FaultyServer, TestHub
-from tests.steps.mtp.test_head import context
+from tests.steps.mtp.test_kinds import context
 
 NAME = "org/talks"
 ROWS = 40

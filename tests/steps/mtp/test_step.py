@@ -26,7 +26,8 @@ def context(source: Path, workspace: Path, **inputs) -> StepContext:
     values = {
         "source": str(source),
         "destination": "model",
-        "target": V33,
+        "target": V33.release,
+        "series": "",
         "require_head": True,
         "mend": "auto",
         "aliases": False,
@@ -76,7 +77,7 @@ def test_mends_or_refuses(defect: Defect, tmp_path):
     source = made.write(tmp_path / "source")
     defect.damage(source)
     before = {p.name: p.read_bytes() for p in source.iterdir()}
-    ctx = context(source, tmp_path / "w", target=defect.target)
+    ctx = context(source, tmp_path / "w", target=defect.target.release)
     if defect.mended:
         Mtp().apply(ctx)
         check = Mtp().check(ctx)
@@ -164,7 +165,7 @@ def test_check_tells_what_changed(tmp_path):
     ctx = context(source, tmp_path / "w")
     Mtp().apply(ctx)
     model = tmp_path / "w/model"
-    other = context(source, tmp_path / "w", target=CPU)
+    other = context(source, tmp_path / "w", target=CPU.release)
     assert Mtp().check(other).reasons[0].code == "inputs_changed"
     config = (source / "config.json").read_text()
     (source / "config.json").write_text(config + " ")
@@ -219,7 +220,7 @@ def test_unknown_target_and_missing_source(tmp_path):
     source = clean().write(tmp_path / "source")
     with pytest.raises(StepFailure) as failure:
         Mtp().apply(context(source, tmp_path / "w", target="9.9"))
-    assert failure.value.code == "unknown_target" and V33 in failure.value.remedy
+    assert failure.value.code == "unknown_target" and "series" in failure.value.remedy
     with pytest.raises(StepFailure) as failure:
         Mtp().apply(context(tmp_path / "nothing", tmp_path / "w"))
     assert failure.value.code == "no_checkpoint"
@@ -293,7 +294,13 @@ def test_killed_between_any_two_writes(tmp_path, monkeypatch):
     while True:
         ctx = context(source, tmp_path / f"w{killed}")
         Mtp().apply(
-            context(source, tmp_path / f"w{killed}", mend="none", require_head=False, target=FORK)
+            context(
+                source,
+                tmp_path / f"w{killed}",
+                mend="none",
+                require_head=False,
+                target=FORK.release,
+            )
         )
         budget = killed
         try:

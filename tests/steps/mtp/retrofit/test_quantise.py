@@ -14,9 +14,12 @@ import torch
 from mtp_retrofit import calibration as captures
 from mtp_retrofit import formats, launch
 from mtp_retrofit.calibration import Calibration
+from mtp_retrofit.files import path_of
 from mtp_retrofit.gptq import GROUP, Options
-from mtp_retrofit.quantise import MANIFEST, Job, path_of, run
-from mtp_retrofit.source import Experts, Problem
+from mtp_retrofit.manifest import MANIFEST
+from mtp_retrofit.quantise import run
+from mtp_retrofit.settings import Settings
+from mtp_retrofit.source import Experts, InputError
 from mtp_retrofit.stream import Stream
 from safetensors.torch import load_file, save_file
 
@@ -69,11 +72,11 @@ def tokens(folder: Path, starve: tuple[int, ...] = (5,)) -> Path:
     return folder
 
 
-def job(**options) -> Job:
-    return Job(Options(**options), threshold=4, batch=1, unrouted="nearest")
+def job(**options) -> Settings:
+    return Settings(Options(**options), threshold=4, batch=1, unrouted="nearest")
 
 
-def quantised(tmp_path: Path, made: Job | None = None, source: Path | None = None):
+def quantised(tmp_path: Path, made: Settings | None = None, source: Path | None = None):
     experts = Experts.open(source or checkpoint(tmp_path / "source"), PREFIX)
     calibration = Calibration(tokens(tmp_path / "captures"), torch.device("cpu"))
     return run(experts, calibration, tmp_path / "out", made or job())
@@ -167,17 +170,17 @@ def test_moments_give_what_their_tokens_give(tmp_path):
 def test_experts_without_a_token_are_an_error_unless_wanted(tmp_path):
     experts = Experts.open(checkpoint(tmp_path / "source"), PREFIX)
     calibration = Calibration(tokens(tmp_path / "captures"), torch.device("cpu"))
-    with pytest.raises(Problem, match=rf"{PREFIX}\.5\.w1: .*unrouted: nearest"):
-        run(experts, calibration, tmp_path / "out", Job(Options(), 4, 1))
+    with pytest.raises(InputError, match=rf"{PREFIX}\.5\.w1: .*unrouted: nearest"):
+        run(experts, calibration, tmp_path / "out", Settings(Options(), 4, 1))
     assert not (tmp_path / "out").exists()
     starved = Calibration(tokens(tmp_path / "other", (1, 5)), torch.device("cpu"))
-    with pytest.raises(Problem, match=rf"{PREFIX}\.1\.w1 \(nor to 1 others of 6\)"):
-        run(experts, starved, tmp_path / "out", Job(Options(), 4, 1))
+    with pytest.raises(InputError, match=rf"{PREFIX}\.1\.w1 \(nor to 1 others of 6\)"):
+        run(experts, starved, tmp_path / "out", Settings(Options(), 4, 1))
     made = run(experts, starved, tmp_path / "out", job())
     assert made["unrouted"] == "nearest"
     assert made["summary"]["unrouted"] == [f"{PREFIX}.1", f"{PREFIX}.5"]
     nothing = Calibration(None, torch.device("cpu"))
-    none = run(experts, nothing, tmp_path / "none", Job(Options(), 4, 1))
+    none = run(experts, nothing, tmp_path / "none", Settings(Options(), 4, 1))
     assert none["summary"]["unrouted"] == []
     assert len(none["summary"]["rounded_to_nearest"]) == 3 * EXPERTS
 
@@ -194,7 +197,7 @@ def test_a_second_run_does_nothing_and_other_options_all(tmp_path):
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_what_is_missing_is_made_again_to_the_byte(batch, tmp_path):
-    made = Job(Options(), 4, batch, "nearest")
+    made = Settings(Options(), 4, batch, "nearest")
     quantised(tmp_path, made)
     before = files(tmp_path / "out")
     path_of(tmp_path / "out", 3).unlink()
@@ -279,7 +282,7 @@ def test_bad_input_is_named_and_leaves_nothing_torn(what, named, tmp_path):
     checkpoint(tmp_path / "source")
     tokens(tmp_path / "captures")
     spoil(tmp_path, what)
-    with pytest.raises(Problem) as problem:
+    with pytest.raises(InputError) as problem:
         experts = Experts.open(tmp_path / "source", PREFIX)
         taken = Calibration(tmp_path / "captures", torch.device("cpu"))
         run(experts, taken, tmp_path / "out", job())

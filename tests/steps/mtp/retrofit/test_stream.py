@@ -14,7 +14,7 @@ from mtp_retrofit import calibration as captures
 from mtp_retrofit import stream as streaming
 from mtp_retrofit.calibration import Calibration
 from mtp_retrofit.hessian import Moments, PackedMoments, packed_length
-from mtp_retrofit.source import Experts, Problem
+from mtp_retrofit.source import Experts, InputError
 from mtp_retrofit.stream import Stream
 from safetensors.torch import save_file
 
@@ -153,7 +153,7 @@ def test_what_is_not_finite_is_named(where, experts, tmp_path):
     mine = (ids == 2).any(1).nonzero().flatten()
     x[mine[{"early": 0, "last": -1, "held": 15}[where]], 5] = float("inf")
     stream = Stream(experts, LIMIT, tmp_path)
-    with pytest.raises(Problem, match=rf"{PREFIX}\.\d\.gate_proj: they hold NaN or infinity"):
+    with pytest.raises(InputError, match=rf"{PREFIX}\.\d\.gate_proj: they hold NaN or infinity"):
         for part in passes((x, ids, weights)):
             stream.add(*part)
         stream.finish()
@@ -168,7 +168,9 @@ def test_rows_of_another_model_are_refused(what, experts, tmp_path):
         x = x[:, : D // 2]
     stream = Stream(experts, LIMIT, tmp_path)
     stream.add(x, ids, weights)
-    with pytest.raises(Problem, match="expert" if what == "expert" else rf"{PREFIX}.0.gate_proj"):
+    with pytest.raises(
+        InputError, match="expert" if what == "expert" else rf"{PREFIX}.0.gate_proj"
+    ):
         stream.finish()
 
 
@@ -179,13 +181,13 @@ def test_damaged_moments_are_named(experts, tmp_path):
     path = tmp_path / "moments-1.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:-9])
-    with pytest.raises(Problem, match="moments-1"):
+    with pytest.raises(InputError, match="moments-1"):
         as_moments(tmp_path).counts()
     save_file({"in.second": torch.zeros(3)}, path, {"count": "1"})
-    with pytest.raises(Problem, match="moments-1"):
+    with pytest.raises(InputError, match="moments-1"):
         as_moments(tmp_path).inputs(1, experts.weights(1))
     path.unlink()
-    with pytest.raises(Problem, match="moments-1"):
+    with pytest.raises(InputError, match="moments-1"):
         as_moments(tmp_path).counts()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from runbook.steps.checkpoint.targets import TARGETS
+from runbook.steps.checkpoint.targets import Quirk, Target, targets
 
 Severity = Literal["error", "warning", "info", "none"]
 
@@ -19,17 +19,17 @@ class Rule:
     consequence: str
     remedy: str
     severity: Severity = "error"
-    on: Mapping[str, Severity] = field(default_factory=dict)
+    on: Mapping[Quirk, Severity] = field(default_factory=dict)
 
-    def severity_for(self, quirks: frozenset[str]) -> Severity:
-        return next((s for quirk, s in self.on.items() if quirk in quirks), self.severity)
+    def severity_for(self, target: Target) -> Severity:
+        return next((s for q, s in self.on.items() if q in target.quirks), self.severity)
 
     def by_target(self) -> dict[str, Severity]:
-        return {name: self.severity_for(quirks) for name, quirks in TARGETS.items()}
+        return {str(target): self.severity_for(target) for target in targets()}
 
 
 MEND: Final = "`uses: mtp` mends it"
-DOWNLOAD: Final = "download the file again: `runbook run --force weights`"
+DOWNLOAD: Final = "download the file again"
 
 RULES: Final[Mapping[str, Rule]] = {
     # Files
@@ -208,6 +208,12 @@ RULES: Final[Mapping[str, Rule]] = {
         MEND,
         "none",
         {"compressor_unquantised": "error"},
+    ),
+    "indexer_weights_quantised": Rule(
+        "vLLM stops: KeyError indexer.weights_proj.weight_scale",
+        MEND,
+        "none",
+        {"indexer_weights_unquantised": "error"},
     ),
     "expert_dtype": Rule(
         "expert_dtype fp4 makes vLLM rename weight_scale to weight_scale_inv: KeyError",

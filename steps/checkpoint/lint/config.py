@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from runbook.steps.checkpoint.layout import Layout, Linear
+from runbook.steps.checkpoint.layout import Layout, Linear, Role
+from runbook.steps.checkpoint.lint.subject import Fault, Stored, Subject, fault
 from runbook.steps.checkpoint.quantization import PROBES, matched
-from runbook.steps.checkpoint.subject import Fault, Stored, Subject, fault
 
 QUANTISED: frozenset[Stored] = frozenset({"int4", "fp8", "fp4"})
-UNQUANTISED_ROLES = frozenset({"compressor", "indexer_weights"})
-"""Roles that some builds of vLLM keep unquantised whatever the config says."""
+UNQUANTISED: Mapping[str, tuple[Role, str]] = {
+    "compressor_quantised": ("compressor", "{n} weights of compressors are quantised"),
+    "indexer_weights_quantised": ("indexer_weights", "{n} indexer.weights_proj are quantised"),
+}
+"""By rule: a role that some builds of vLLM keep unquantised whatever the config says."""
 
 
 def check(about: Subject, layout: Layout) -> Iterator[Fault]:
@@ -24,20 +27,9 @@ def check(about: Subject, layout: Layout) -> Iterator[Fault]:
     yield from _arguments(about, layout)
     yield from _matching(about, layout)
     yield from _experts(about, layout)
-    yield from fault(
-        "compressor_quantised",
-        "{n} weights of compressors and indexers are quantised",
-        compressors(about, layout),
-    )
-
-
-def compressors(about: Subject, layout: Layout) -> list[str]:
-    """The quantised linears of roles that some builds keep unquantised."""
-    return [
-        x.base
-        for x in layout.linears.values()
-        if x.role in UNQUANTISED_ROLES and about.stored(x) in QUANTISED
-    ]
+    for rule, (role, detail) in UNQUANTISED.items():
+        linears = [x for x in layout.linears.values() if x.role == role]
+        yield from fault(rule, detail, [x.base for x in linears if about.stored(x) in QUANTISED])
 
 
 def _arguments(about: Subject, layout: Layout) -> Iterator[Fault]:

@@ -12,7 +12,8 @@ import pytest
 from runbook.planning.context import StepContext
 from runbook.protocol import StepFailure
 from runbook.steps.checkpoint.lint import lint
-from runbook.steps.mtp.head import Assemble, Quantise
+from runbook.steps.mtp.assemble import Assemble
+from runbook.steps.mtp.quantise import Quantise
 from tests.steps.mtp import tiny
 from tests.steps.mtp.defects import V33
 from tests.steps.mtp.test_assemble import sources
@@ -38,7 +39,7 @@ def context(step, workspace: Path, **values) -> StepContext:
 def assembly(tmp_path: Path, **values) -> StepContext:
     base, upstream, experts = sources(tmp_path)
     given = {"base": str(base), "upstream": str(upstream), "quantised": str(experts)}
-    return context(Assemble(), tmp_path / "w", **{**given, "target": V33, **values})
+    return context(Assemble(), tmp_path / "w", **{**given, "target": V33.release, **values})
 
 
 def test_assemble_holds_after_apply_and_tells_changes(tmp_path):
@@ -136,7 +137,7 @@ def test_quantise_then_assemble(torch_python, tmp_path):
         base=str(base),
         upstream=str(tmp_path / "upstream"),
         quantised=made.path,
-        target=V33,
+        target=V33.release,
     )
     Assemble().apply(joined)
     path = Assemble().check(joined).outputs["path"]

@@ -28,7 +28,8 @@ from runbook.steps.checkpoint.checkpoint import CONFIG, INDEX, Checkpoint, open_
 from runbook.steps.checkpoint.headers import ITEM_BITS, Tensor, parse, render
 from runbook.steps.checkpoint.layout import Linear
 from runbook.steps.checkpoint.lint import Finding, examine, subject
-from runbook.steps.checkpoint.subject import PACKED, SCALES, Subject
+from runbook.steps.checkpoint.lint.subject import PACKED, SCALES, Subject
+from runbook.steps.checkpoint.targets import Target
 from runbook.steps.mtp import mend, write
 
 SHARD = "model-mtp-w4a16.safetensors"
@@ -139,7 +140,7 @@ def assemble(
     upstream: Path,
     quantised: Path,
     into: Path,
-    target: str,
+    target: Target,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Finding]:
     """Make the checkpoint in `into`, or finish what was begun there; returns the findings left
@@ -171,7 +172,7 @@ def assemble(
 
 
 def _whole(checkpoint: Checkpoint, folder: Path) -> None:
-    for problem in checkpoint.problems:
+    for problem in checkpoint.unreadable:
         raise AssemblyError(f"{folder / problem.file}: {problem.message}")
     for shard, header in checkpoint.headers.items():
         if checkpoint.sizes[shard] != header.end:
@@ -227,7 +228,7 @@ def _write_index(base: Checkpoint, made: list[Piece], into: Path) -> None:
     write.write_json(into / INDEX, document)
 
 
-def _write_config(base: Subject, into: Path, target: str) -> list[Finding]:
+def _write_config(base: Subject, into: Path, target: Target) -> list[Finding]:
     config = copy.deepcopy(base.checkpoint.config)
     assert base.layout is not None
     config["num_nextn_predict_layers"] = len(base.layout.mtp_prefixes)

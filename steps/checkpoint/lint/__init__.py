@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runbook.steps.checkpoint import lint_config, lint_files, lint_tensors
 from runbook.steps.checkpoint.checkpoint import Checkpoint, open_folder
 from runbook.steps.checkpoint.layout import Layout, MissingField, UnknownArchitecture, layout
+from runbook.steps.checkpoint.lint import config, files, tensors
+from runbook.steps.checkpoint.lint.rules import RULES, Severity
+from runbook.steps.checkpoint.lint.subject import Fault, Subject
 from runbook.steps.checkpoint.quantization import Quantization
-from runbook.steps.checkpoint.rules import RULES, Severity
-from runbook.steps.checkpoint.subject import Fault, Subject
-from runbook.steps.checkpoint.targets import quirks
+from runbook.steps.checkpoint.targets import Target
 
 SHOWN = 5
 """How many tensor names a finding shows in its plain form."""
@@ -49,11 +49,11 @@ class Finding:
         }
 
 
-def lint(source: Path | str, target: str) -> list[Finding]:
+def lint(source: Path | str, target: Target) -> list[Finding]:
     """The findings for a checkpoint in a folder, or of a repository on a hub (`org/name`,
     `org/name@revision`), gravest first.
 
-    Raises `CheckpointError` if there is no checkpoint, `KeyError` for an unknown target.
+    Raises `CheckpointError` if there is no checkpoint.
     """
     folder = Path(source)
     if isinstance(source, Path) or folder.exists():
@@ -76,14 +76,13 @@ def subject(checkpoint: Checkpoint) -> Subject:
     return Subject(checkpoint, expected, Quantization(checkpoint.quantization), problem)
 
 
-def examine(about: Subject, target: str) -> list[Finding]:
+def examine(about: Subject, target: Target) -> list[Finding]:
     """All findings of a severity other than `none` for this target, gravest first."""
-    known = quirks(target)
     rank = {"error": 0, "warning": 1, "info": 2}
     found = []
     for fault in faults(about):
         rule = RULES[fault.id]
-        severity = rule.severity_for(known)
+        severity = rule.severity_for(target)
         if severity != "none":
             found.append(
                 Finding(
@@ -101,9 +100,9 @@ def examine(about: Subject, target: str) -> list[Finding]:
 
 def faults(about: Subject) -> Iterator[Fault]:
     """Every fault, whatever the target."""
-    yield from lint_files.check(about)
+    yield from files.check(about)
     if about.problem is not None:
         yield about.problem
     if about.layout is not None:
-        yield from lint_tensors.check(about, about.layout)
-        yield from lint_config.check(about, about.layout)
+        yield from tensors.check(about, about.layout)
+        yield from config.check(about, about.layout)

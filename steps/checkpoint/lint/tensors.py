@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from runbook.steps.checkpoint.headers import Tensor
 from runbook.steps.checkpoint.layout import Layout, Linear, mtp_count
-from runbook.steps.checkpoint.subject import FLOATS, PACKED, SCALES, Fault, Subject, fault
+from runbook.steps.checkpoint.lint.subject import FLOATS, PACKED, SCALES, Fault, Subject, fault
 
 E8M0 = "F8_E8M0"
 FP8_BLOCK = (128, 128)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from runbook.steps.checkpoint.checkpoint import INDEX
 from runbook.steps.checkpoint.headers import Header
-from runbook.steps.checkpoint.subject import Fault, Subject, fault
+from runbook.steps.checkpoint.lint.subject import Fault, Subject, fault
 
 
 def check(about: Subject) -> Iterator[Fault]:
     found = about.checkpoint
-    for problem in found.problems:
-        yield Fault("header_invalid", f"{problem.file}: {problem.message}", (problem.file,))
+    for file in found.unreadable:
+        yield Fault("header_invalid", f"{file.file}: {file.message}", (file.file,))
     for shard, header in found.headers.items():
         size = found.sizes[shard]
         if size != header.end:
@@ -22,7 +22,7 @@ def check(about: Subject) -> Iterator[Fault]:
                 (shard,),
             )
         yield from fault("shard_layout", f"{shard}: {{n}} tensors", _contradictions(header))
-    broken = {p.file for p in found.problems}
+    broken = {p.file for p in found.unreadable}
     files = set(found.index.values())
     yield from fault(
         "shard_missing", "{n} files of the index are not there", sorted(files - set(found.sizes))

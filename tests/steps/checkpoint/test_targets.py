@@ -1,0 +1,84 @@
+"""Targets: a release and a series, and the quirks that are left of the one after the other."""
+
+from __future__ import annotations
+
+import pytest
+
+from runbook.steps.checkpoint.targets import (
+    PATCHES,
+    RELEASES,
+    Target,
+    UnknownTarget,
+    lifted,
+    targets,
+)
+
+SERIES = sorted(path.parent.name for path in PATCHES.glob("*/series"))
+
+
+def test_every_series_lifts_what_its_release_has_by_patches_that_it_has():
+    assert {t.series for t in targets() if t.series} == set(SERIES)
+    for name in SERIES:
+        found = lifted(name)
+        ids = {
+            line.removeprefix("id: ")
+            for patch in (PATCHES / name).glob("*.patch")
+            for line in patch.read_text(encoding="utf-8", errors="replace").splitlines()[:3]
+            if line.startswith("id: ")
+        }
+        assert set(found["lifts"]) <= ids
+        gone = {quirk for quirks in found["lifts"].values() for quirk in quirks}
+        assert gone <= RELEASES[found["release"]]
+        assert Target(found["release"], name).quirks == RELEASES[found["release"]] - gone
+
+
+@pytest.mark.parametrize(
+    ("release", "series", "quirks"),
+    [
+        ("0.33.0", "0.33.0", {"fp4_renames_scales"}),
+        (
+            "0.32.0-cpu",
+            "0.32.0-cpu",
+            {"indexer_weights_unquantised", "fp4_renames_scales", "swiglu_unclamped"},
+        ),
+        ("0.22.1", "0.22.1", {"gate_bias_strict"}),
+    ],
+)
+def test_what_is_left_of_a_patched_release(release, series, quirks):
+    assert Target(release, series).quirks == quirks
+    assert quirks < Target(release).quirks
+
+
+@pytest.mark.parametrize(
+    ("release", "series", "told"),
+    [
+        ("0.33.0-patched", "", "no vLLM release '0.33.0-patched'"),
+        ("0.33.0", "0.34.0", "no patch series '0.34.0'"),
+        ("0.32.0", "0.33.0", "for vLLM 0.33.0, not 0.32.0"),
+    ],
+)
+def test_what_does_not_exist_or_fit_together(release, series, told):
+    with pytest.raises(UnknownTarget, match=told):
+        Target(release, series)
+
+
+@pytest.mark.parametrize(
+    ("text", "lifts", "told"),
+    [
+        (None, set(), ""),
+        ("lifts: {mine: [compressor_unquantised]}\n", {"compressor_unquantised"}, ""),
+        ("lifts: {mine: [no_such]}\n", set(), "no quirk no_such"),
+        ("lifts: {mine: 3}\n", set(), "not of its form"),
+        ("- a\n", set(), "not of its form"),
+        ("a: [\n", set(), "not of its form"),
+    ],
+)
+def test_a_series_of_ones_own(text, lifts, told, tmp_path):
+    (tmp_path / "series").write_text("")
+    if text is not None:
+        (tmp_path / "quirks.yaml").write_text(text)
+    if told:
+        with pytest.raises(UnknownTarget, match=told):
+            Target("0.33.0", str(tmp_path))
+    else:
+        assert Target("0.33.0", str(tmp_path)).quirks == RELEASES["0.33.0"] - lifts

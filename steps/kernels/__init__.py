@@ -1,0 +1,1 @@
+"""Compile a model's kernels before its weights are there."""

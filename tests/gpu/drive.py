@@ -104,7 +104,8 @@ class Drive:
             text = f"#!{ENVIRONMENT}/bin/python\nimport sys\n\n{line}\n\nsys.exit(main())\n"
             script.write_text(text)
             script.chmod(0o755)
-        compile_all = [ENVIRONMENT / "bin/python", "-m", "compileall", "-q", "-j", "0", site]
+        compile_all = [ENVIRONMENT / "bin/python", "-m", "compileall", "-q", "-j", "0"]
+        compile_all += ["-x", "flashinfer/data/", site]
         self.call(compile_all, 90)
         done.touch()
 

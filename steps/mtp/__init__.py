@@ -3,11 +3,10 @@ it loads it right, and mends what can be mended in new files beside the download
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runbook.protocol import (
     Check,
@@ -19,13 +18,14 @@ from runbook.protocol import (
     StepFailure,
 )
 from runbook.remedy import Remedy
+from runbook.steps.common.stamp import RESULT, Stamp, difference, marks_of_all
 from runbook.steps.mtp import artifact
-from runbook.steps.mtp import stamp as stamping
 
 if TYPE_CHECKING:
     from runbook.steps.checkpoint.lint import Finding
     from runbook.steps.checkpoint.lint.subject import Subject
 
+KIND = "mtp"
 STAMP = ".mtp.json"
 SPARE = 1 << 30
 """Bytes of disk that must stay free."""
@@ -41,30 +41,22 @@ class Mtp:
 
     def check(self, ctx: Context) -> Check:
         source, destination = _folders(ctx)
-        try:
-            stamp = json.loads((destination / STAMP).read_text())
-        except FileNotFoundError:
-            return Check.unsatisfied(Reason("not_made", f"{destination} is not made"))
-        except ValueError:
-            return Check.unsatisfied(Reason("stamp_damaged", f"{destination / STAMP} is damaged"))
-        if stamp.get("inputs") != stamping.digest(ctx.inputs, Mtp.version):
-            return Check.unsatisfied(Reason("inputs_changed", "made from other inputs"))
-        for folder, key, code in (
-            (source, "source", "source_changed"),
-            (destination, "files", "result_changed"),
-        ):
-            if changed := stamping.difference(stamp[key], stamping.stats(folder)):
-                return Check.unsatisfied(Reason(code, f"{folder}: {changed}"))
+        stamp = Stamp.read(destination / STAMP, KIND)
+        folders = {"source": source, RESULT: destination}
+        if reason := artifact.unlike(ctx, stamp, self.version, folders):
+            return Check.unsatisfied(reason)
+        assert stamp is not None
         if ctx.deep and (reason := _relint(ctx, destination)):
             return Check.unsatisfied(reason)
-        return Check.satisfied(_outputs(destination, stamp))
+        return Check.satisfied(_outputs(destination, stamp.made))
 
     def apply(self, ctx: Context) -> None:
         from runbook.steps.checkpoint.lint import examine
+        from runbook.steps.common.disk import disk_failure
         from runbook.steps.mtp import mend, write
 
         source, destination = _folders(ctx)
-        before = stamping.stats(source)
+        before = marks_of_all(source)
         about = _open(source)
         findings = _findings(ctx, about)
         for finding in findings:
@@ -78,17 +70,20 @@ class Mtp:
         for shard in sorted(plan.shards):
             ctx.log(f"writing {shard} anew")
         partial = destination.with_name(destination.name + ".partial")
-        write.build(
-            source,
-            about.checkpoint,
-            plan,
-            partial,
-            lambda done, total: ctx.progress(done, total, "bytes", "mending weights"),
-        )
-        made = _open(partial)
-        left = _findings(ctx, made)
+        try:
+            write.build(
+                source,
+                about.checkpoint,
+                plan,
+                partial,
+                lambda done, total: ctx.progress(done, total, "bytes", "mending weights"),
+            )
+        except OSError as error:
+            raise disk_failure(error, partial) from error
+        mended = _open(partial)
+        left = _findings(ctx, mended)
         _refuse(partial, left)
-        if stamping.difference(before, stamping.stats(source)):
+        if difference(before, marks_of_all(source)):
             raise StepFailure(
                 f"{source} changed while it was read",
                 code="source_changed",
@@ -98,16 +93,15 @@ class Mtp:
         for finding in left:
             ctx.log(f"left: {finding.severity}: {finding.id}: {finding.detail}")
         incomplete = {"mtp_stripped", "mtp_incomplete"}
-        head = not incomplete & {f.id for f in examine(made, artifact.target(ctx))}
-        stamp = {
-            "inputs": stamping.digest(ctx.inputs, Mtp.version),
-            "source": before,
-            "files": stamping.stats(partial),
+        head = not incomplete & {f.id for f in examine(mended, artifact.target(ctx))}
+        made = {
             "findings": sum(f.severity != "info" for f in left),
             "head": head,
             "mended": sorted(plan.mended),
         }
-        write.write_json(partial / STAMP, stamp)
+        files = {"source": before, RESULT: marks_of_all(partial)}
+        versions = {"step": self.version}
+        Stamp(KIND, vars(ctx.inputs), versions, files, made).write(partial / STAMP)
         _replace(partial, destination)
 
     def undo(self, ctx: Context) -> None:
@@ -131,13 +125,8 @@ def _folders(ctx: Context) -> tuple[Path, Path]:
     return source, destination
 
 
-def _outputs(destination: Path, stamp: Mapping[str, Any]) -> dict[str, Json]:
-    return {
-        "path": str(destination),
-        "findings": stamp["findings"],
-        "head": stamp["head"],
-        "mended": stamp["mended"],
-    }
+def _outputs(destination: Path, made: Mapping[str, Json]) -> dict[str, Json]:
+    return {"path": str(destination), **made}
 
 
 def _open(folder: Path) -> Subject:
@@ -195,17 +184,11 @@ def _remedy(finding: Finding) -> str | Remedy:
 
 
 def _afford(destination: Path, needed: int) -> None:
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(destination.parent).free
-    if needed + SPARE > free:
-        raise PreconditionNotMet(
-            f"mending writes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free",
-            code="disk_full",
-            cause="shards with tensors to mend are written anew, the others are linked",
-            remedy=f"free {(needed + SPARE - free) / 1e9:.1f} GB on the disk of {destination}, or "
-            "serve with a patched vLLM, of which a `series` needs less mended",
-            where=str(destination),
-        )
+    from runbook.steps.common.disk import shortage
+
+    if failure := shortage(destination.parent, needed, SPARE):
+        failure.cause = "shards with tensors to mend are written anew, the others are linked"
+        raise failure
 
 
 def _relint(ctx: Context, destination: Path) -> Reason | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runbook.protocol import Check, Context, Json, Reason, StepFailure
-from runbook.steps.mtp import stamp as stamping
+from runbook.steps.common.stamp import RESULT, Stamp, marks_of_all
 
 if TYPE_CHECKING:
     from runbook.steps.checkpoint.targets import Target
@@ -30,39 +29,43 @@ def place(ctx: Context) -> Path:
 
 
 def check(
-    ctx: Context, version: str, sources: Mapping[str, Path], outputs: Callable[[Any], Any]
+    ctx: Context,
+    kind: str,
+    version: str,
+    sources: Mapping[str, Path],
+    outputs: Callable[[Mapping[str, Any]], Mapping[str, Json]],
 ) -> Check:
-    """Whether the folder is there, made from these inputs and sources, and unchanged."""
+    """Whether the folder is there, made from these inputs and sources, and unchanged; `outputs`
+    of what was recorded of it."""
     folder = place(ctx)
-    try:
-        made = json.loads((folder / STAMP).read_text())
-    except FileNotFoundError:
-        return Check.unsatisfied(Reason("not_made", f"{folder} is not made"))
-    except ValueError:
-        return Check.unsatisfied(Reason("stamp_damaged", f"{folder / STAMP} is damaged"))
-    if made.get("inputs") != stamping.digest(ctx.inputs, version):
-        return Check.unsatisfied(Reason("inputs_changed", "made from other inputs"))
-    for name, source in {**sources, "files": folder}.items():
-        if changed := stamping.difference(made[name], stamping.stats(source)):
-            code = "result_changed" if name == "files" else "source_changed"
-            return Check.unsatisfied(Reason(code, f"{source}: {changed}"))
-    return Check.satisfied(outputs(made))
+    stamp = Stamp.read(folder / STAMP, kind)
+    if reason := unlike(ctx, stamp, version, {**sources, RESULT: folder}):
+        return Check.unsatisfied(reason)
+    assert stamp is not None
+    return Check.satisfied(outputs(stamp.made))
+
+
+def unlike(
+    ctx: Context, stamp: Stamp | None, version: str, folders: Mapping[str, Path]
+) -> Reason | None:
+    """How inputs, version and the files of `folders`, by their group in the stamp, differ from what
+    is recorded; None if they do not. The folder made is the group RESULT."""
+    if stamp is None:
+        return Reason("not_made", f"{folders[RESULT]} is not made")
+    if stamp.changed(inputs=vars(ctx.inputs), versions={"step": version}):
+        return Reason("inputs_changed", "made from other inputs")
+    present = {group: marks_of_all(folder) for group, folder in folders.items()}
+    if changed := stamp.changed(files=present):
+        code = "result_changed" if changed.group == RESULT else "source_changed"
+        return Reason(code, f"{folders[changed.group]}: {changed}")
+    return None
 
 
 def record(
-    ctx: Context, version: str, folder: Path, sources: Mapping[str, Path], **more: Json
+    ctx: Context, kind: str, version: str, folder: Path, sources: Mapping[str, Path], **made: Json
 ) -> None:
-    from runbook.files import write_json
-
-    write_json(
-        folder / STAMP,
-        {
-            "inputs": stamping.digest(ctx.inputs, version),
-            **{name: stamping.stats(source) for name, source in sources.items()},
-            "files": stamping.stats(folder),
-            **more,
-        },
-    )
+    files = {group: marks_of_all(path) for group, path in {**sources, RESULT: folder}.items()}
+    Stamp(kind, vars(ctx.inputs), {"step": version}, files, made).write(folder / STAMP)
 
 
 def target(ctx: Context) -> Target:

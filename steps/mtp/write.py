@@ -45,12 +45,10 @@ def build(
         done += count
         progress(done, total)
 
-    for path in sorted(source.iterdir()):
+    for path in entries(source):
         target = partial / path.name
-        if path.name.startswith("."):
-            continue
         if path.is_dir():
-            shutil.copytree(path, target, dirs_exist_ok=True)
+            copy_folder(path, target)
         elif path.name in plan.shards:
             if target.exists():
                 tick(target.stat().st_size)
@@ -79,6 +77,22 @@ def _begin(partial: Path, digest: str) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         write_bytes(marker, digest.encode())
+
+
+def entries(folder: Path) -> Iterator[Path]:
+    """What of a checkpoint's folder belongs to it: files and folders that are not hidden. Links
+    that lead nowhere, pipes and the like do not."""
+    for path in sorted(folder.iterdir()):
+        if not path.name.startswith(".") and (path.is_file() or path.is_dir()):
+            yield path
+
+
+def copy_folder(path: Path, target: Path) -> None:
+    def odd(folder: str, names: list[str]) -> list[str]:
+        inside = [Path(folder, name) for name in names]
+        return [p.name for p in inside if not (p.is_file() or p.is_dir())]
+
+    shutil.copytree(path, target, ignore=odd, dirs_exist_ok=True)
 
 
 def link(path: Path, target: Path) -> None:

@@ -18,6 +18,7 @@ class Assemble:
     def check(self, ctx: Context) -> Check:
         return artifact.check(
             ctx,
+            "mtp-assemble",
             self.version,
             self._sources(ctx),
             lambda made: {"path": str(artifact.place(ctx)), "findings": made["findings"]},
@@ -25,6 +26,7 @@ class Assemble:
 
     def apply(self, ctx: Context) -> None:
         from runbook.steps.checkpoint.checkpoint import CheckpointError
+        from runbook.steps.common.disk import disk_failure
         from runbook.steps.mtp.assemble.assembly import AssemblyError, assemble
 
         folder = artifact.place(ctx)
@@ -49,10 +51,12 @@ class Assemble:
                 "a finished quantisation of the same model",
                 where=str(folder),
             ) from error
+        except OSError as error:
+            raise disk_failure(error, folder) from error
         for finding in left:
             ctx.log(f"{finding.severity}: {finding.id}: {finding.detail}")
         count = sum(f.severity != "info" for f in left)
-        artifact.record(ctx, self.version, folder, sources, findings=count)
+        artifact.record(ctx, "mtp-assemble", self.version, folder, sources, findings=count)
 
     def undo(self, ctx: Context) -> None:
         artifact.remove(artifact.place(ctx))

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -157,11 +156,11 @@ def assemble(
         raise AssemblyError(f"{base} is not quantised with compressed-tensors")
     made = pieces(native, upstream, quantised)
     into.mkdir(parents=True, exist_ok=True)
-    for path in sorted(base.iterdir()):
-        if path.name.startswith(".") or path.name in (CONFIG, INDEX):
+    for path in write.entries(base):
+        if path.name in (CONFIG, INDEX):
             continue
         if path.is_dir():
-            shutil.copytree(path, into / path.name, dirs_exist_ok=True)
+            write.copy_folder(path, into / path.name)
         elif path.suffix == ".safetensors":
             write.link(path, into / path.name)
         else:

@@ -49,6 +49,7 @@ class Capture:
     def check(self, ctx: Context) -> Check:
         return artifact.check(
             ctx,
+            "mtp-capture",
             self.version,
             _sources(ctx),
             lambda made: {"path": str(artifact.place(ctx)), "tokens": made["tokens"]},
@@ -118,7 +119,7 @@ class Capture:
             ) from error
         shutil.rmtree(raw)
         ctx.log(f"{tokens} tokens; {empty} experts got none of them")
-        artifact.record(ctx, self.version, folder, _sources(ctx), tokens=tokens)
+        artifact.record(ctx, "mtp-capture", self.version, folder, _sources(ctx), tokens=tokens)
 
     def undo(self, ctx: Context) -> None:
         _stop_left(ctx, artifact.place(ctx))

@@ -24,6 +24,7 @@ class Quantise:
     def check(self, ctx: Context) -> Check:
         return artifact.check(
             ctx,
+            "mtp-quantise",
             self.version,
             self._sources(ctx),
             lambda made: {"path": str(artifact.place(ctx)), **made["summary"]},
@@ -66,7 +67,8 @@ class Quantise:
             "error_rtn": summary["error_rtn"],
             "rounded_to_nearest": len(summary["rounded_to_nearest"]),
         }
-        artifact.record(ctx, self.version, folder, self._sources(ctx), summary=summary)
+        sources = self._sources(ctx)
+        artifact.record(ctx, "mtp-quantise", self.version, folder, sources, summary=summary)
 
     def undo(self, ctx: Context) -> None:
         artifact.remove(artifact.place(ctx))

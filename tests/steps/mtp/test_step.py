@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -178,7 +179,7 @@ def test_check_tells_what_changed(tmp_path):
     assert "gone" in Mtp().check(ctx).reasons[0].message
     Mtp().apply(ctx)
     (model / STAMP).write_text("{")
-    assert Mtp().check(ctx).reasons[0].code == "stamp_damaged"
+    assert Mtp().check(ctx).reasons[0].code == "not_made"
     Mtp().apply(ctx)
     assert Mtp().check(ctx).ok
 
@@ -230,7 +231,7 @@ def test_too_little_disk(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda p: SimpleNamespace(free=1000))
     with pytest.raises(StepFailure) as failure:
         Mtp().apply(context(tiny.v4().write(tmp_path / "source"), tmp_path / "w"))
-    assert failure.value.code == "disk_full"
+    assert failure.value.code == "not_enough_disk"
     assert not (tmp_path / "w/model.partial").exists()
 
 
@@ -322,7 +323,8 @@ def test_a_quick_check_reads_no_tensor_and_imports_little(tmp_path, audit):
     Mtp().apply(ctx)
     with audit() as seen:
         assert Mtp().check(ctx).ok
-    assert seen.opened == [str(tmp_path / "w/model" / STAMP)]
+    opened = [path for path in seen.opened if not path.isdigit()]  # not descriptors
+    assert opened == [str(tmp_path / "w/model" / STAMP)]
     code = "import sys; import runbook.steps.mtp; print(','.join(sys.modules))"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -330,3 +332,31 @@ def test_a_quick_check_reads_no_tensor_and_imports_little(tmp_path, audit):
     assert not {"numpy", "pydantic", "runbook.steps.checkpoint.lint"} & set(
         loaded.stdout.split(",")
     )
+
+
+def test_what_is_no_file_is_left_behind(tmp_path):
+    source = clean().write(tmp_path / "source")
+    for folder in (source, source / "more"):
+        folder.mkdir(exist_ok=True)
+        os.mkfifo(folder / "pipe")
+        (folder / "nowhere.safetensors").symlink_to("gone")
+        (folder / "note.txt").write_text("kept")
+    ctx = context(source, tmp_path / "w")
+    Mtp().apply(ctx)
+    assert Mtp().check(ctx).ok
+    model = tmp_path / "w/model"
+    odd = {"pipe", "nowhere.safetensors"}
+    assert not odd & {path.name for path in model.rglob("*")}
+    assert {path.parent.name for path in model.rglob("note.txt")} == {"model", "more"}
+
+
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    source = clean().write(tmp_path / "source")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "w/model.partial/x"))
+
+    monkeypatch.setattr("runbook.steps.mtp.write.link", full)
+    with pytest.raises(StepFailure) as failure:
+        Mtp().apply(context(source, tmp_path / "w"))
+    assert failure.value.code == "disk_full" and "model.partial" in failure.value.message

@@ -111,7 +111,8 @@ def log_path(folder: Path) -> Path:
 
 
 def write_spec(folder: Path, spec: dict[str, Any]) -> None:
-    """`spec`: {argv, env, path, ...}; `env` is laid over the environment, `path` before PATH."""
+    """`spec`: {argv, env, path, base_env, ...}; `env` is laid over the environment and over
+    `base_env`, which may be missing, `path` before PATH."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "spec.json", spec)
 
@@ -191,7 +192,7 @@ def become(folder: Path) -> NoReturn:
     process = Identity.of(os.getpid())
     assert process is not None, "this process runs"
     Service(folder, process, spec, ready=False, found={}).save()
-    environment = inherited_environment() | spec["env"]
+    environment = inherited_environment() | spec.get("base_env", {}) | spec["env"]
     search = [*spec["path"], environment.get("PATH", os.defpath)]
     environment["PATH"] = os.pathsep.join(search)
     os.chdir(folder)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from runbook.protocol import Context, StepFailure
 from runbook.remedy import Remedy
-from runbook.steps.common.server_log import Tail, root_cause
+from runbook.steps.common.server_log import Tail
 from runbook.steps.common.service import Service
 
 POLL_SECONDS = 0.2
@@ -23,7 +23,7 @@ class Startup:
     `diagnoses` is the kind of step whose known failures its log may show.
     """
 
-    def __init__(self, ctx: Context, running: Service, seconds: float, diagnoses: str = "") -> None:
+    def __init__(self, ctx: Context, running: Service, seconds: float, diagnoses: str) -> None:
         self.ctx = ctx
         self.running = running
         self.seconds = seconds
@@ -85,16 +85,17 @@ class Startup:
 
     def failure(self, message: str, code: str) -> StepFailure:
         """The failure that the log tells of, from the most to the least that is known."""
-        from runbook.steps.common.diagnoses import diagnose
+        from runbook.steps.common.diagnoses import diagnose, root_error
 
         text = "\n".join(self.lines)
+        last_lines = "\n".join(self.lines[-TAIL_LINES:])
         where = str(self.running.log)
         if (known := diagnose(self.diagnoses, text)) is not None:
             return known.failure(message, where)
         return StepFailure(
             message,
             code=code,
-            cause=root_cause(text) or "\n".join(self.lines[-TAIL_LINES:]) or "the log is empty",
+            cause=str(root_error(text) or last_lines or "the log is empty"),
             remedy=Remedy(
                 "logs",
                 ("{step}",),

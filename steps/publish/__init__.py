@@ -137,7 +137,7 @@ class Publish:
         if running.spec != hub.spec(wanted):  # of an attempt that was killed, for other inputs
             hub.stop()
             running = service.start(hub.server, hub.spec(wanted))
-        Startup(ctx, running, START_DEADLINE).until(lambda: hub.serves(running))
+        Startup(ctx, running, START_DEADLINE, "publish").until(lambda: hub.serves(running))
         ctx.log(f"serving {ctx.inputs.repo} at http://{HOST}:{hub.serving(running)['port']}")
 
 

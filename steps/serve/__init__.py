@@ -111,7 +111,7 @@ class Serve:
         return running.alive()
 
     def _start(self, ctx: Context, inputs: SimpleNamespace, here: Path) -> Service:
-        from runbook.steps.common import ports
+        from runbook.steps.common import jit, ports
         from runbook.steps.serve.readiness import require_model_folder
         from runbook.steps.serve.supervisor import SystemdUser, supervisor
 
@@ -122,8 +122,13 @@ class Serve:
         ctx.log(f"start vLLM ({keeper.kind}), log {here / 'server.log'}")
         if keeper.kind == "systemd-user" and not SystemdUser.lingers():
             ctx.log("warning: it ends when you log out, unless you `loginctl enable-linger`")
-        own = {"keeper": keeper.kind, "stop_grace": inputs.stop_grace}
-        return keeper.start(here, spec(inputs) | own)
+        own = {
+            "keeper": keeper.kind,
+            "stop_grace": inputs.stop_grace,
+            "base_env": jit.environment(ctx, str(inputs.digests.get("build") or "")),
+        }
+        wanted = spec(inputs) | own
+        return keeper.start(here, wanted | {"first": jit.Starts(wanted).is_first()})
 
     def undo(self, ctx: Context) -> None:
         import shutil

@@ -50,14 +50,14 @@ class Api:
     def _request(
         self, method: str, path: str, seconds: float, body: Any = None
     ) -> requests.Response:
-        import requests
+        from runbook.steps.common import http
+        from runbook.steps.common.transport import requests
 
-        with requests.Session() as session:
-            session.trust_env = False
+        with http.session(local=True) as session:
             try:
                 answer = session.request(method, self.base + path, json=body, timeout=seconds)
             except requests.RequestException as error:
-                raise Unanswered(f"{type(error).__name__}: {error}") from error
+                raise Unanswered(f"{type(error).__name__}: {http.reason(error)}") from error
         if answer.status_code != 200:
             raise Unanswered(f"HTTP {answer.status_code}: {answer.text[:500]}")
         return answer

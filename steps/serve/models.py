@@ -37,6 +37,22 @@ class WarmUp(Strict):
     )
 
 
+class Drafts(Strict):
+    """How the draft head is judged, from the server's counters of drafted and accepted tokens."""
+
+    min_acceptance: float | None = Field(
+        None, ge=0, le=1, description="The least share accepted; null judges nothing."
+    )
+    least_tokens: int = Field(
+        256, ge=1, description="Drafted tokens before it is judged; the first request is repeated."
+    )
+    chance: bool = Field(
+        False,
+        description="The head's weights are random, as in a synthetic checkpoint: its drafts are "
+        "accepted by chance, and it is not judged.",
+    )
+
+
 class Flags(Strict):
     """Flags of `vllm serve`; null leaves one to vLLM."""
 
@@ -109,14 +125,21 @@ class Inputs(Flags):
     path: list[str] = Field(default_factory=list, description="Folders put before PATH.")
     digests: dict[str, Any] = Field(
         default_factory=dict,
-        description="What identifies the model and the build; a change restarts the server.",
+        description="What identifies the model and the build; a change restarts the server. "
+        "`build`, the wheel's digest, names the folder of its compiled kernels too.",
     )
 
     warm_up: WarmUp = Field(
         default_factory=lambda: WarmUp.model_validate({}), description="The first completion."
     )
+    drafts: Drafts = Field(
+        default_factory=lambda: Drafts.model_validate({}), description="How the drafts are judged."
+    )
     start_timeout: float = Field(
-        1800, gt=0, description="Seconds until the first completion has succeeded, at most."
+        3600,
+        gt=0,
+        description="Seconds until the first completion has succeeded, at most. A first start "
+        "compiles kernels for minutes; a start that hangs is ended long before.",
     )
     stop_grace: float = Field(
         30, ge=0, description="Seconds from SIGINT until the server is killed."
@@ -150,5 +173,18 @@ class Outputs(Strict):
         description="Requests of full context length that fit into the KV cache."
     )
     draft_head_shared: bool | None = Field(
-        description="Whether the log says that the draft shares the target's embedding and head."
+        description="True if the log says that the draft shares the target's embedding and head; "
+        "null if it does not, which proves nothing."
+    )
+    drafted: int | None = Field(None, description="Tokens drafted while it started.")
+    accepted: int | None = Field(None, description="Of these, tokens accepted.")
+    phases: dict[str, float] = Field(
+        default_factory=dict, description="Seconds that each phase of the start took."
+    )
+    start_seconds: float | None = Field(None, description="Seconds that this start took.")
+    first_start_seconds: float | None = Field(
+        None, description="Seconds of this build's first start, with no kernels compiled before."
+    )
+    later_start_seconds: float | None = Field(
+        None, description="Seconds of its latest start with kernels that were compiled before."
     )

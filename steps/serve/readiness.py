@@ -11,15 +11,21 @@ from typing import Any
 
 from runbook.protocol import Context, StepFailure
 from runbook.remedy import Remedy
-from runbook.steps.common import startup
-from runbook.steps.common.metrics import Speculation
-from runbook.steps.common.server_log import root_cause
+from runbook.steps.common import jit, startup
+from runbook.steps.common.diagnoses import root_error
+from runbook.steps.common.metrics import Speculation, counter
 from runbook.steps.common.service import Service
 from runbook.steps.serve.api import Api, Unanswered
-from runbook.steps.serve.log import Reader
+from runbook.steps.serve.hang import Watchdog
+from runbook.steps.serve.log import Progress, Reader
+from runbook.steps.serve.phases import Phases
 
 SETTLE_SECONDS = 5.0
 """How long an engine's death may take to show after its first request was answered by an error."""
+MOST_REQUESTS = 50
+"""Completions, at most, until enough tokens were drafted to judge them."""
+STEPS = "vllm:iteration_tokens_total_count"
+"""Count of the histogram of tokens in each step of the engine (vllm/v1/metrics/loggers.py)."""
 
 
 class Startup(startup.Startup):
@@ -29,30 +35,82 @@ class Startup(startup.Startup):
         super().__init__(ctx, running, inputs.start_timeout, "serve")
         self.inputs = inputs
         self.reader = Reader()
+        self.clock = Phases()
         self.api = Api(inputs.host, inputs.port)
+        self.watchdog = Watchdog(running, jit.folders(running.spec))
+        self.serves = False
 
     def wait(self) -> dict[str, Any]:
         """What was learnt of the server. Raises StepFailure if it will not become ready."""
-        self.ctx.progress(0, message=self.reader.phase)
+        try:
+            return self._wait()
+        finally:
+            self.watchdog.close()
+
+    def _wait(self) -> dict[str, Any]:
+        self._enter("processes")
         self.until(self.api.healthy)
         self._require_model()
-        self.ctx.progress(0, message="answer the first request")
+        self._enter("first_request")
+        self.serves = True
         self._first_completion()
         self.look()
-        speculation = self._require_drafts()
+        drafts = self._require_drafts()
         reader = self.reader
         return {
             "kv_cache_tokens": reader.kv_cache_tokens,
             "max_concurrency": reader.max_concurrency,
-            "draft_head_shared": speculation and reader.shared_embedding and reader.shared_head,
+            "draft_head_shared": reader.draft_shares if self._drafts() else None,
+            **drafts,
+            **self._seconds(),
         }
+
+    def _seconds(self) -> dict[str, Any]:
+        phases = self.clock.end()
+        spec = self.running.spec
+        seconds = round(sum(phases.values()), 1)
+        return {"phases": phases, **jit.Starts(spec).add(seconds, first=bool(spec.get("first")))}
+
+    def look(self) -> None:
+        super().look()
+        if not self.watchdog.due():
+            return
+        compiles = self.watchdog.look(self.reader, self._steps())
+        if compiles is not None:
+            at = self.reader.at
+            words = f"{at.words}: compiling ({compiles.evidence})"
+            self.ctx.progress(at.done, at.total, at.unit, words)
 
     def take(self, line: str) -> None:
         if (at := self.reader.feed(line)) is not None:
-            self.ctx.progress(at.done, at.total, at.unit, at.phase)
+            self.clock.enter(at.phase)
+            self.ctx.progress(at.done, at.total, at.unit, at.words)
 
     def doing(self) -> str:
-        return self.reader.phase
+        return self.reader.at.words
+
+    def overdue(self) -> StepFailure:
+        failure = super().overdue()
+        failure.cause += f"\n{self.watchdog.evidence()}"
+        return failure
+
+    def _enter(self, phase: str) -> None:
+        """A phase that begins with what this process does, not with a line of the log."""
+        self.reader.at = Progress(phase)
+        self.clock.enter(phase)
+        self.ctx.progress(0, message=self.reader.at.words)
+
+    def _steps(self) -> int:
+        """The steps that the engine has made: while it answers, the log says nothing of them."""
+        if not self.serves:
+            return 0
+        try:
+            return int(counter(self.api.metrics(), STEPS) or 0)
+        except Unanswered:
+            return 0
+
+    def _drafts(self) -> bool:
+        return self.inputs.speculative_config is not None
 
     def _require_model(self) -> None:
         """/health alone proves nothing: another server may have the port."""
@@ -87,7 +145,7 @@ class Startup(startup.Startup):
             return
         self._settle()
         failure = self.failure("the first completion failed", "first_completion_failed")
-        if failure.code == "first_completion_failed" and root_cause("\n".join(self.lines)) is None:
+        if failure.code == "first_completion_failed" and root_error("\n".join(self.lines)) is None:
             failure.cause = str(answer)[:600]
         raise failure
 
@@ -117,14 +175,26 @@ class Startup(startup.Startup):
             self.look()
         self.look()
 
-    def _require_drafts(self) -> bool | None:
-        """Speculation must happen where it is configured: a head that is missing or whose
-        embedding is uninitialised gives perfect answers and no error. None if not configured."""
-        if self.inputs.speculative_config is None:
-            return None
-        speculation = Speculation.read(self.api.metrics())
-        where = str(self.running.log)
-        if speculation is None or speculation.drafted == 0:
+    def _require_drafts(self) -> dict[str, Any]:
+        """Speculation must happen where it is configured, and be accepted as the book says: a head
+        that is missing, or whose embedding is uninitialised, gives perfect answers and no error."""
+        if not self._drafts():
+            return {"drafted": None, "accepted": None}
+        want = self.inputs.drafts
+        least = None if want["chance"] else want["min_acceptance"]
+        counts = self._counts()
+        for _ in range(MOST_REQUESTS):
+            if least is None or counts.drafted >= want["least_tokens"]:
+                break
+            self._first_completion()
+            counts = self._counts()
+        if least is not None:
+            self._judge_drafts(counts, least)
+        return {"drafted": counts.drafted, "accepted": counts.accepted}
+
+    def _counts(self) -> Speculation:
+        counts = Speculation.read(self.api.metrics())
+        if counts is None or counts.drafted == 0:
             raise StepFailure(
                 "the server drafts no tokens, though speculation is configured",
                 code="no_drafts",
@@ -132,25 +202,27 @@ class Startup(startup.Startup):
                 remedy=Remedy(
                     "run", ("--from", "{step}"), "mtp", "{command}; see the log on the draft model"
                 ),
-                where=where,
+                where=str(self.running.log),
             )
-        shared = self.reader.shared_embedding and self.reader.shared_head
-        if speculation.accepted == 0 and not shared:
-            raise StepFailure(
-                f"none of {speculation.drafted} drafted tokens was accepted",
-                code="draft_head_uninitialised",
-                cause="the log does not say that the draft shares the target's embedding and "
-                "head, and the MTP head's own may be uninitialised",
-                remedy=Remedy(
-                    "run",
-                    ("--from", "{step}"),
-                    "vllm",
-                    "{command}: the build must share them; or add mtp.0.head.weight and "
-                    "mtp.0.emb.tok_emb.weight to the checkpoint",
-                ),
-                where=where,
-            )
-        return True
+        return counts
+
+    def _judge_drafts(self, counts: Speculation, least: float) -> None:
+        if counts.accepted >= least * counts.drafted:
+            return
+        raise StepFailure(
+            f"{counts.accepted} of {counts.drafted} drafted tokens were accepted, "
+            f"expected {least:.0%} or more",
+            code="drafts_rejected",
+            cause="the draft head, its embedding or its quantisation is damaged, or was not loaded",
+            remedy=Remedy(
+                "run",
+                ("--from", "{step}"),
+                "mtp",
+                "{command}; if the head's weights are random on purpose, set `drafts: {chance: "
+                "true}` of the serve step",
+            ),
+            where=str(self.running.log),
+        )
 
 
 def _has_tokens(answer: dict[str, Any]) -> bool:

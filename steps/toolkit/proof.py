@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runbook.protocol import Context, StepFailure
-from runbook.remedy import Remedy
 
 EM_CUDA = 190
 # cuda_fp16.h pulls in the headers of libcu++, which come in a package of their own.
@@ -68,7 +67,7 @@ def _does_not_run(nvcc: Path, cause: str) -> StepFailure:
         "nvcc does not answer `--version`",
         code="nvcc_does_not_run",
         cause=cause,
-        remedy=Remedy("run", ("--force", "{step}"), text="{command} repairs the toolkit"),
+        remedy="run again to repair the toolkit",
         where=str(nvcc),
     )
 
@@ -101,7 +100,7 @@ def compile_kernel(
                 "nvcc made no cubin",
                 code="not_a_cubin",
                 cause=str(error),
-                remedy=Remedy("run", ("--force", "{step}"), text="{command} repairs the toolkit"),
+                remedy="run again to repair the toolkit",
             ) from error
     if made != number:
         raise StepFailure(

@@ -17,7 +17,6 @@ from typing import Any
 
 from runbook.files import read_json, sync_folder, write_json
 from runbook.protocol import Context, PreconditionNotMet, StepFailure
-from runbook.remedy import Remedy
 from runbook.steps.common.store import key_of
 
 LINK = "venv"
@@ -49,7 +48,7 @@ def site_packages(folder: Path) -> Path:
         raise StepFailure(
             f"{folder} is not a Python environment",
             code="environment_damaged",
-            remedy=Remedy("run", ("--force", "{step}"), kind="vllm"),
+            remedy="runbook run --force build",
         )
     return found[0]
 
@@ -90,9 +89,7 @@ def create(ctx: Context, folder: Path, python: str) -> None:
         failure=PreconditionNotMet(
             f"there is no Python {python} on this machine",
             code="python_missing",
-            remedy=Remedy(
-                "run", text=f"`{sys.executable} -m uv python install {python}`, then {{command}}"
-            ),
+            remedy=f"{sys.executable} -m uv python install {python}",
         ),
     )
 
@@ -107,7 +104,7 @@ def switch(workspace: Path, folder: Path) -> None:
             raise PreconditionNotMet(
                 f"{link} is in the way: a folder that this step did not make",
                 code="path_in_use",
-                remedy=Remedy("run", text=f"`mv {link} {link}.old`, then {{command}}"),
+                remedy=f"mv {link} {link}.old",
             )
         new = workspace / f".{LINK}.{os.getpid()}"
         new.unlink(missing_ok=True)

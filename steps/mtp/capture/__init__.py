@@ -220,13 +220,13 @@ def _spec(ctx: Context, raw: Path) -> dict[str, Any]:
 
 
 def _ask(ctx: Context, server: Startup, prompts: list[list[dict[str, str]]], raw: Path) -> None:
-    import requests
+    from runbook.steps.common import http
+    from runbook.steps.common.transport import requests
 
     given = ctx.inputs
     url = f"http://{HOST}:{given.port}/v1/chat/completions"
     answered = 0
-    with requests.Session() as session:
-        session.trust_env = False
+    with http.session(local=True) as session:
 
         def ask(messages: list[dict[str, str]]) -> None:
             body: dict[str, Any] = {"model": NAME, "messages": messages}

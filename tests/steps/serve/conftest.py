@@ -64,6 +64,7 @@ class Bench:
             "serve",
             self.workspace,
             self.inputs(**changes),
+            cache=self.workspace.parent / "cache",
             on_progress=lambda told: self.progress.append(tuple(told.values())[:4]),
         )
 
@@ -89,6 +90,7 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     monkeypatch.setattr("runbook.steps.common.startup.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("runbook.steps.serve.sampler.open_gpus", lambda: None)
     made = Bench(tmp_path)
     yield made
     made.close()

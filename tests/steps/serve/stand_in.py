@@ -129,8 +129,19 @@ def write_log():
         time.sleep(PLAN.get("line_delay", 0))
 
 
+def child(name, command, stop=None, after=0.0):
+    """A child under a name of its own, as vLLM's ranks and compilers are; `stop` is a signal."""
+    process = subprocess.Popen([name, *command[1:]], executable=command[0])
+    if stop is not None:
+        time.sleep(after)
+        process.send_signal(getattr(signal, stop))
+    return process
+
+
 def main():
     helper = None
+    for told in PLAN.get("children", ()):
+        child(**told)
     if PLAN.get("child"):
         # A worker that, unlike vLLM's, does not end with its parent.
         helper = subprocess.Popen(["sleep", "600"])
@@ -143,6 +154,9 @@ def main():
         if helper is not None:
             helper.kill()
         sys.exit(PLAN["exits"])
+    if PLAN.get("spins"):
+        while True:
+            pass
     if PLAN.get("hangs"):
         threading.Event().wait()
     time.sleep(PLAN.get("listen_delay", 0))

@@ -16,12 +16,13 @@ import pytest
 
 from runbook.process import Identity, session_members
 from runbook.protocol import Cancelled, PreconditionNotMet, StepFailure
-from runbook.steps.common import endpoint, service
+from runbook.steps.common import endpoint, jit, service
 from runbook.steps.serve import readiness
 from runbook.steps.serve.api import Api
 from runbook.steps.serve.models import Outputs
 
 LOGS = Path(__file__).parent / "logs"
+RECORDED = Path(__file__).parents[1] / "common" / "diagnoses" / "logs"
 
 
 def codes(check):
@@ -80,9 +81,42 @@ class TestReady:
             }
         ]
 
+    def test_compiled_kernels_stay_for_later_starts_whatever_the_profile(self, bench, step):
+        """In a folder of the wheel and the architecture, which the server is told of."""
+        digests = {"build": "w" * 64}
+        for length in (1024, 2048):
+            ctx = bench.context(digests=digests, max_model_len=length)
+            step.apply(ctx)
+            place = ctx.cache / "jit" / ("w" * 64) / "cpu"
+            environment = Path(f"/proc/{bench.service.process.pid}/environ").read_bytes()
+            for name, folder in jit.VARIABLES.items():
+                assert f"{name}={place / folder}".encode() in environment.split(b"\0")
+            (place / "triton").mkdir(exist_ok=True)
+            (place / "triton/kernel.so").touch()
+            outputs = step.check(ctx).outputs
+            assert outputs["start_seconds"] == pytest.approx(sum(outputs["phases"].values()))
+            key = "first_start_seconds" if length == 1024 else "later_start_seconds"
+            assert outputs[key] == outputs["start_seconds"]
+        assert outputs["first_start_seconds"] is not None
+
+    def test_a_cache_that_the_book_names_is_left_to_it(self, bench, step, tmp_path):
+        own = {"VLLM_STAND_IN": str(bench.plan), "TRITON_CACHE_DIR": str(tmp_path)}
+        step.apply(bench.context(digests={"build": "w"}, env=[own]))
+        environment = Path(f"/proc/{bench.service.process.pid}/environ").read_bytes()
+        assert f"TRITON_CACHE_DIR={tmp_path}".encode() in environment.split(b"\0")
+
+    def test_the_seconds_of_each_phase_are_kept(self, bench, step):
+        recorded = "one-h200-six-layers-served.log"
+        bench.behave(log=(RECORDED / recorded).read_text(), line_delay=0.002)
+        step.apply(bench.context())
+        phases = step.check(bench.context()).outputs["phases"]
+        assert list(phases)[:4] == ["processes", "load", "prepare", "load_draft"]
+        assert list(phases)[-3:] == ["engine", "server", "first_request"]
+        assert sum(phases.values()) > 0
+
     def test_progress_is_what_the_log_tells(self, bench, step):
         step.apply(bench.context())
-        assert (5, 5, "shards", "load weights") in bench.progress
+        assert (5, 5, "shards", "load the draft's weights") in bench.progress
         assert bench.progress[-1][3] == "answer the first request"
 
     def test_a_second_apply_leaves_the_server_alone(self, bench, step):
@@ -271,7 +305,7 @@ class TestFailure:
         bench.behave(log=(LOGS / "bad_flag.log").read_text(), exits=2)
         with pytest.raises(StepFailure) as caught:
             step.apply(bench.context())
-        assert caught.value.cause == "unrecognized arguments: --no-such-flag"
+        assert caught.value.cause.endswith("unrecognized arguments: --no-such-flag")
 
     def test_a_program_that_cannot_be_executed(self, bench, step):
         bench.vllm.write_text("#!/nonexistent/python\n")
@@ -323,11 +357,22 @@ class TestFailure:
             step.apply(bench.context())
         assert caught.value.code == "no_drafts"
 
-    def test_no_draft_accepted_and_no_word_of_sharing(self, bench, step):
+    def test_a_head_is_judged_by_what_is_accepted_of_enough_drafts(self, bench, step):
+        """Not by what the log does not say."""
+        drafts = {"min_acceptance": 0.3, "least_tokens": 40}
         bench.behave(log="", accepts={"echo": 0})
+        step.apply(bench.context())
+        assert step.check(bench.context()).outputs["accepted"] == 0
+        step.undo(bench.context())
         with pytest.raises(StepFailure) as caught:
-            step.apply(bench.context())
-        assert caught.value.code == "draft_head_uninitialised"
+            step.apply(bench.context(drafts=drafts))
+        assert caught.value.code == "drafts_rejected"
+        assert caught.value.message.startswith("0 of 40 drafted tokens")
+        step.apply(bench.context(drafts=drafts | {"chance": True}))
+        assert len(bench.requests()) == 4 + 1
+        step.undo(bench.context())
+        bench.behave(log="", accepts={"echo": 3})
+        step.apply(bench.context(drafts=drafts))
 
     def test_without_speculation_no_drafts_are_asked_for(self, bench, step):
         bench.behave(log="", no_speculation=True)

@@ -1,0 +1,1 @@
+"""Wheels, and pip as a program."""

@@ -19,10 +19,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 from runbook.files import write_atomic
+from runbook.steps.common.packages.indexes import pip_settings, uv_environment, uv_index_options
+from runbook.steps.common.packages.wheel import Wheel
 from runbook.steps.common.store import sha256_file
-from runbook.steps.vllm.packages import pip_settings, uv_environment, uv_index_options
-from runbook.steps.vllm.wheel import Wheel, normal_name
 
 HERE = Path(__file__).parent
 PLATFORM_TAGS = {
@@ -56,13 +58,13 @@ def requirements_of(wheel: Path, dropped: Sequence[str]) -> list[str]:
     """The requirements in a wheel's metadata, without those of extras and the dropped ones."""
     with Wheel(wheel) as opened:
         metadata = (opened.read(f"{opened.dist_info}/METADATA") or b"").decode()
-    without = {normal_name(name) for name in dropped}
+    without = {canonicalize_name(name) for name in dropped}
     found = re.findall(r"^Requires-Dist: *(.+)$", metadata.partition("\n\n")[0], re.MULTILINE)
     return [
         line
         for line in found
         if not re.search(r";.*\bextra\s*==", line)
-        and normal_name(re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0]) not in without
+        and canonicalize_name(re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0]) not in without
     ]
 
 

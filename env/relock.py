@@ -22,7 +22,7 @@ from pathlib import Path
 
 from runbook.env import conda_solver
 from runbook.files import write_atomic, write_json
-from runbook.steps.common.pip.wheels import sha256_of
+from runbook.steps.common.store import sha256_file
 from runbook.steps.toolkit.conda import sizes_beside
 
 HERE = Path(__file__).parent
@@ -39,7 +39,7 @@ def pins(folder: Path) -> str:
         name, version, *_ = path.name.split("-")
         lines.append(
             f"{name.replace('_', '-')}=={version} \\\n"
-            f"    --hash=sha256:{sha256_of(path)}  # {path.stat().st_size} bytes\n"
+            f"    --hash=sha256:{sha256_file(path)}  # {path.stat().st_size} bytes\n"
         )
     return "".join(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import time
@@ -9,6 +10,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+MARK = "RUNBOOK_ATTEMPT"
+"""Every process of an attempt has this in its environment, `<run>/<attempt>@<workspace>`, so that
+one that left the session, or outlived all others, is found as well. A step that starts a service
+which is to live on removes it from the service's environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +84,76 @@ def session_members(sid: int) -> list[int]:
     return found
 
 
+def attempt_mark(state: Path, attempt: str) -> str:
+    """The value of `MARK` for an attempt, `<run>/<attempt>`, in the workspace of a state folder."""
+    return f"{attempt}@{_key(state)}"
+
+
+def of_attempts(state: Path, run: str = "") -> list[int]:
+    """The living processes that attempts in a workspace started, whoever still knows of them; of
+    one run, if it is named."""
+    return _marked(f"{MARK}={run}".encode(), f"@{_key(state)}".encode())
+
+
+def _key(state: Path) -> str:
+    return hashlib.sha256(os.fsencode(os.path.realpath(state))).hexdigest()[:16]
+
+
 def marked(variable: str, prefix: str) -> list[int]:
     """The living processes whose environment was started with `variable=prefix...`: descendants
     are found even when they have left their session. Those of other users cannot be seen."""
-    needle = f"{variable}={prefix}".encode()
+    return _marked(f"{variable}={prefix}".encode(), b"")
+
+
+def _marked(prefix: bytes, suffix: bytes) -> list[int]:
     found = []
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
-        try:
-            environment = Path(f"/proc/{entry}/environ").read_bytes()
-        except OSError:
-            continue
-        if any(item.startswith(needle) for item in environment.split(b"\0")):
-            fields = _stat(int(entry))
-            if fields is not None and fields[0] not in ("Z", "X"):
-                found.append(int(entry))
+        for item in _environment(entry).split(b"\0"):
+            if item.startswith(prefix) and item.endswith(suffix):
+                fields = _stat(int(entry))
+                if fields is not None and fields[0] not in ("Z", "X"):
+                    found.append(int(entry))
+                break
     return found
+
+
+def _environment(pid: str) -> bytes:
+    """What a process was started with. In the middle of execve(2) it reads as empty: then it is
+    read again. Threads of the kernel, which have none, have no program either."""
+    try:
+        for _ in range(5):
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                if found := file.read():
+                    return found
+            os.readlink(f"/proc/{pid}/exe")
+            time.sleep(0.001)
+    except OSError:
+        pass  # it has ended, or is not ours to see
+    return b""
+
+
+def session_in(leader: Identity, folder: Path) -> list[int]:
+    """The living processes of a session that work in a folder, its leader dead or alive.
+
+    The kernel gives a pid to no one while it still names a session, so if another process has the
+    leader's pid, the session has ended; the folder tells it from one whose leader is gone too.
+    """
+    if leader.boot_id != boot_id():
+        return []
+    now = Identity.of(leader.pid)
+    if now is not None and now != leader:
+        return []
+    root = os.path.realpath(folder)
+    return [pid for pid in session_members(leader.pid) if f"{_cwd(pid)}/".startswith(f"{root}/")]
+
+
+def _cwd(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")
+    except OSError:
+        return ""
 
 
 def stop(find: Callable[[], list[int]], grace: float) -> list[int]:
@@ -102,6 +161,7 @@ def stop(find: Callable[[], list[int]], grace: float) -> list[int]:
     none is left. Returns those that outlived SIGKILL by five seconds (none, in practice)."""
     members = find()
     _signal_all(members, signal.SIGTERM)
+    _signal_all(members, signal.SIGCONT)  # one that was stopped acts on the other only then
     deadline = time.monotonic() + grace
     while members and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -123,5 +183,5 @@ def _signal_all(pids: list[int], number: int) -> None:
     for pid in pids:
         try:
             os.kill(pid, number)
-        except ProcessLookupError:
-            continue
+        except (ProcessLookupError, PermissionError):
+            continue  # it has ended, or is another user's (sudo): the look afterwards tells

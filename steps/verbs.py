@@ -77,8 +77,9 @@ def lint(checkpoint: str, target: str | None, series: str | None, as_json: bool)
 @click.command()
 @click.argument("target", required=False)
 @click.option("--workspace", type=click.Path(path_type=Path), help="Whose environment to examine.")
+@click.option("--lock", help="The locked release to examine: a file name in env/, or a path.")
 @JSON_OPTION
-def patches(target: str | None, workspace: Path | None, as_json: bool) -> None:
+def patches(target: str | None, workspace: Path | None, lock: str | None, as_json: bool) -> None:
     """Show the patch series for a TARGET vLLM and the state of each patch."""
     from runbook.cli import human
     from runbook.cli.envelope import document
@@ -89,7 +90,7 @@ def patches(target: str | None, workspace: Path | None, as_json: bool) -> None:
     entries = [
         {"target": name, **entry}
         for name in ([target] if target is not None else targets())
-        for entry in table(name, workspace=workspace, cache=default_cache())
+        for entry in table(name, lock=lock, workspace=workspace, cache=default_cache())
     ]
     rows = [(e["target"], e["id"], e["state"] or "not examined", e["title"]) for e in entries]
     _print(document("patches", True, {"patches": entries}), as_json, human.table(rows, key=2))

@@ -377,8 +377,9 @@ def run(
     if detach:
         return _detach(target, as_json)
     from runbook.cli.runner import execute
+    from runbook.execution.holding import hold_for_run
 
-    lock = target.workspace.acquire()
+    lock = hold_for_run(target.workspace)
     answer, code = execute(
         target.book,
         target.workspace,
@@ -517,12 +518,12 @@ def wait(target: Target, as_json: bool, timeout: float | None, since: int | None
     """Wait for the run that is going on; its exit code, or 7 if it takes longer."""
     from runbook.cli import human
     from runbook.state import journal
-    from runbook.state.status import latest_run
+    from runbook.state.status import going_on, latest_run
     from runbook.state.status import status as read_status
 
     deadline = None if timeout is None else time.monotonic() + timeout
     pause = 0.02
-    while target.workspace.locked():
+    while going_on(target.workspace):
         if deadline is not None and time.monotonic() >= deadline:
             break
         rest = pause if deadline is None else min(pause, deadline - time.monotonic())
@@ -676,7 +677,7 @@ def cancel(target: Target, as_json: bool) -> None:
 def destroy(steps: tuple[str, ...], target: Target, as_json: bool, yes: bool) -> int:
     """Undo steps, last first. Shows its plan; `--yes` carries it out."""
     from runbook.cli import human
-    from runbook.execution import undo
+    from runbook.execution import holding, undo
 
     entries = undo.plan(target.book, target.workspace, steps)
     error: dict[str, Any] | None = None
@@ -691,7 +692,7 @@ def destroy(steps: tuple[str, ...], target: Target, as_json: bool, yes: bool) ->
             remedy=follow[0],
         )
     elif entries:
-        lock = target.workspace.acquire()
+        lock = holding.hold(target.workspace)
         entries, code, error = undo.execute(target.book, target.workspace, entries, lock)
     body = {
         "book": target.book["name"],

@@ -13,13 +13,10 @@ from typing import Any
 
 from runbook.errors import error_dict
 from runbook.planning.evaluate import Look
-from runbook.process import Identity, marked, session_members, stop
+from runbook.process import MARK, Identity, attempt_mark, marked, session_members, stop
 from runbook.remedy import Remedy
 from runbook.state.workspace import Workspace
 
-# Marks every process of an attempt, so that one that leaves the session is found as well.
-# A step that starts a service which is to live on removes it from the service's environment.
-MARK = "RUNBOOK_ATTEMPT"
 GRACE = 10.0
 DIED = Remedy("run", text="{command} continues; if it dies again, see its log and `dmesg`")
 
@@ -44,7 +41,7 @@ class Attempt:
         self.number = number
         suffix = "" if action == "apply" else f".{action}"
         self.log = run / f"{self.step}{suffix}.{number}.log"
-        self.mark = f"{run.name}/{self.step}{suffix}.{number}"
+        self.mark = attempt_mark(workspace.state, f"{run.name}/{self.step}{suffix}.{number}")
         self.started = time.monotonic()
         self.result: dict[str, Any] | None = None
         self.status: int | None = None

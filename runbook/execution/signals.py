@@ -21,6 +21,7 @@ class Signals:
         self.wakeup, self._alarm = os.pipe()
         os.set_blocking(self._alarm, False)
         signal.set_wakeup_fd(self._alarm)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_CODES)  # held back since the lock was taken
 
     def close(self) -> None:
         signal.set_wakeup_fd(-1)

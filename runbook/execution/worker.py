@@ -21,6 +21,7 @@ from typing import Any, NoReturn, cast
 from runbook.document.registry import load_step
 from runbook.planning.context import StepContext
 from runbook.planning.evaluate import Facts
+from runbook.process import MARK, marked, stop
 from runbook.protocol import Cancelled, Hooks, StepFailure
 from runbook.redact import Redactor
 
@@ -35,7 +36,7 @@ def main() -> int:
     log = os.open(spec["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     printed, print_end = os.pipe()
     told, tell_end = os.pipe()
-    pump = os.getpid()
+    supervisor, pump = os.getppid(), os.getpid()
     child = os.fork()
     if child == 0:
         for descriptor in (printed, told, events, log):
@@ -43,7 +44,11 @@ def main() -> int:
         _run_step(spec, secrets, pump, print_end, tell_end)
     os.close(print_end)
     os.close(tell_end)
-    return _pump(child, printed, told, events, log, Redactor(secrets))
+    code = _pump(child, printed, told, events, log, Redactor(secrets))
+    if os.getppid() != supervisor:  # nobody else ends what the step left running
+        mark = os.environ[MARK]
+        stop(lambda: marked(MARK, mark), 2.0)
+    return code
 
 
 def _pump(child: int, printed: int, told: int, events: int, log: int, redactor: Redactor) -> int:

@@ -14,6 +14,7 @@ from runbook.redact import Redactor
 from runbook.state.records import is_event
 
 FILE = "journal.ndjson"
+LARGEST_EVENT = 1 << 20
 LARGEST = 256 << 20
 """Bytes of a journal that are read, its last ones: a year of progress events."""
 # Events after which the record must survive a power cut.
@@ -90,6 +91,16 @@ class Journal:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def finished(run: Path, code: int | None = None) -> bool:
+    """Whether a run has come to its end (with this exit code, if one is given), from its last
+    event alone."""
+    lines = (read_regular(run / FILE, LARGEST_EVENT, tail=True) or b"").split(b"\n")
+    event = parse(lines[-2]) if len(lines) > 1 else None
+    if event is None or not is_event(event) or event["type"] != "run.finished":
+        return False
+    return code is None or event["exit_code"] == code
 
 
 def read(run: Path, since: int = 0, thin: bool = False) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runbook.process import Identity
+from runbook.process import Identity, of_attempts
+from runbook.state import journal
 from runbook.state.history import RunRecord
 from runbook.state.workspace import Workspace
 
@@ -32,13 +33,25 @@ def latest_run(workspace: Workspace) -> RunRecord | None:
 
 
 def run_state(workspace: Workspace, run: RunRecord | None) -> str:
-    """none, running, orphaned (a worker outlived its supervisor), interrupted or finished."""
+    """none, running, orphaned (what it started outlived it), interrupted or finished."""
     if run is None:
         return "none"
     supervisor, holder = workspace.supervisor()
     if holder == run.id and workspace.locked():
         return "running" if supervisor is not None and supervisor.alive() else "orphaned"
-    return "finished" if run.finished else "interrupted"
+    if run.finished:
+        return "finished"
+    return "orphaned" if of_attempts(workspace.state) else "interrupted"
+
+
+def going_on(workspace: Workspace) -> bool:
+    """Whether a run works, or what it left behind."""
+    if workspace.locked():
+        return True
+    latest = workspace.latest()
+    if latest is None or journal.finished(latest):
+        return False
+    return bool(of_attempts(workspace.state))
 
 
 def run_data(run: RunRecord | None, state: str) -> dict[str, Any] | None:

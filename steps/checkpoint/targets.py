@@ -3,10 +3,10 @@
 A target is a release and the patch series that was applied to it; without a series it is the stock
 release. A quirk is a property of a release that turns something in a checkpoint into a fault, read
 in the sources of the release. Which quirks a series lifts is said beside its patches, in
-`steps/vllm/patches/<series>/quirks.yaml`:
+`steps/vllm/patches/<series>/series.yaml`:
 
-    release: 0.33.0
-    lifts: {quantized-compressor: [compressor_unquantised]}    # patch id: quirks
+    releases: [0.33.0]
+    patches: [{file: 0001-quantized-compressor.patch, lifts: [compressor_unquantised]}]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 PATCHES: Final = Path(__file__).parents[1] / "vllm/patches"
-QUIRKS_FILE: Final = "quirks.yaml"
+SERIES_FILE: Final = "series.yaml"
 
 Quirk = Literal[
     "scale_fmt_required",  # reads quantization_config.scale_fmt without a default
@@ -69,8 +69,8 @@ class Target:
             raise UnknownTarget(
                 f"no vLLM release {self.release!r} is known here; known are {', '.join(RELEASES)}"
             )
-        meant = self._lifted["release"]
-        if meant not in ("", self.release):
+        if self.series and self.release not in self._lifted["releases"]:
+            meant = ", ".join(self._lifted["releases"])
             raise UnknownTarget(
                 f"the patch series {self.series!r} is for vLLM {meant}, not {self.release}"
             )
@@ -85,37 +85,37 @@ class Target:
 
     @cached_property
     def _lifted(self) -> Mapping[str, Any]:
-        return lifted(self.series) if self.series else {"release": "", "lifts": {}}
+        return lifted(self.series) if self.series else {"releases": (), "lifts": {}}
 
 
 @lru_cache(maxsize=32)
 def lifted(series: str) -> Mapping[str, Any]:
-    """The release that a series is for (empty if it does not say), and the quirks it lifts by the
-    id of the patch. Raises `UnknownTarget`."""
+    """The releases that a series is for, and the quirks it lifts by patch file. Raises
+    `UnknownTarget`."""
     folder = Path(series) if "/" in series else PATCHES / series
-    if not (folder / "series").is_file():
-        shipped = ", ".join(sorted(path.parent.name for path in PATCHES.glob("*/series")))
+    listing = folder / SERIES_FILE
+    if not listing.is_file():
+        shipped = ", ".join(sorted(path.parent.name for path in PATCHES.glob(f"*/{SERIES_FILE}")))
         raise UnknownTarget(f"there is no patch series {series!r}; shipped are {shipped}")
     import yaml
 
     try:
-        found = yaml.safe_load((folder / QUIRKS_FILE).read_text())
-        release, lifts = str(found.get("release", "")), dict(found.get("lifts") or {})
+        found = yaml.safe_load(listing.read_text())
+        releases = tuple(str(release) for release in found["releases"])
+        lifts = {patch["file"]: list(patch.get("lifts", [])) for patch in found["patches"]}
         names = {quirk for quirks in lifts.values() for quirk in quirks}
-    except FileNotFoundError:
-        return {"release": "", "lifts": {}}
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise UnknownTarget(f"{folder / QUIRKS_FILE} is not of its form: {error}") from error
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
+        raise UnknownTarget(f"{listing} is not of its form: {error}") from error
     if unknown := sorted(str(name) for name in names - set(get_args(Quirk))):
-        raise UnknownTarget(f"{folder / QUIRKS_FILE}: there is no quirk {unknown[0]}")
-    return {"release": release, "lifts": lifts}
+        raise UnknownTarget(f"{listing}: there is no quirk {unknown[0]}")
+    return {"releases": releases, "lifts": lifts}
 
 
 @lru_cache(maxsize=1)
 def targets() -> tuple[Target, ...]:
     """Each known release, stock, and each shipped series upon its own."""
-    series = sorted(path.parent.name for path in PATCHES.glob(f"*/{QUIRKS_FILE}"))
+    series = sorted(path.parent.name for path in PATCHES.glob(f"*/{SERIES_FILE}"))
     return (
         *(Target(release) for release in RELEASES),
-        *(Target(str(lifted(name)["release"]), name) for name in series),
+        *(Target(release, name) for name in series for release in lifted(name)["releases"]),
     )

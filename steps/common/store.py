@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,16 @@ class Store:
         path.chmod(0o444)
         path.replace(place)
         return digest, place
+
+    def adopt(self, folder: Path, wanted: Collection[str]) -> None:
+        """Take the files whose SHA-256 is wanted out of a download folder of any layout.
+
+        `folder` must be on the file system of the cache. What has no wanted digest (a download
+        that was cut off) stays where it is.
+        """
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            if sha256_file(path) in wanted:
+                self.add(path)
 
     def partial(self, sha256: str) -> Path:
         """A folder for the download of a file with this content."""

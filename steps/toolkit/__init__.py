@@ -20,6 +20,7 @@ from runbook.protocol import (
     StepFailure,
     Work,
 )
+from runbook.remedy import Remedy
 from runbook.steps.toolkit import stamp
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Toolkit:
         return Check.unsatisfied(reason, work=self._work(ctx, prefix, made))
 
     def apply(self, ctx: Context) -> None:
+        from runbook.steps.common.disk import disk_failure
+
         require_platform()
         prefix = ctx.workspace / ctx.inputs.prefix
         provider = provider_of(ctx)
@@ -66,7 +69,7 @@ class Toolkit:
             toolchain = provider.install(ctx)
             self._prove_and_record(ctx, provider, toolchain)
         except OSError as error:
-            raise disk_failure(error) from error
+            raise disk_failure(error, prefix) from error
 
     def undo(self, ctx: Context) -> None:
         prefix = ctx.workspace / ctx.inputs.prefix
@@ -246,23 +249,11 @@ def prefix_taken(prefix: Path) -> StepFailure:
     return StepFailure(
         f"{prefix} exists and is not a toolkit of runbook",
         code="prefix_taken",
-        remedy="move it away, or name another folder in `prefix`",
+        remedy=Remedy(
+            "run",
+            text=f"`mv {prefix} {prefix}.old`, or give `prefix` another folder; then {{command}}",
+        ),
         where=str(prefix),
-    )
-
-
-def disk_failure(error: OSError) -> StepFailure:
-    """An OSError of our own file work, in words."""
-    import errno
-
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return StepFailure(
-        "the disk is full" if full else "the toolkit cannot be written",
-        code="disk_full" if full else "cannot_write",
-        cause=str(error),
-        remedy="free some space and run again: what is complete is kept"
-        if full
-        else "make the workspace and the cache writable, then run again",
     )
 
 

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 from runbook.files import read_json, write_json
 from runbook.protocol import Context, StepFailure, Work
+from runbook.remedy import Remedy
 from runbook.steps.common import tether
-from runbook.steps.common.pip.symptoms import DISK_FULL, Symptom, diagnose
+from runbook.steps.common.packages.symptoms import DISK_FULL, Symptom, diagnose
 from runbook.steps.toolkit import conda_meta, cxx_runtime, host_compiler
 from runbook.steps.toolkit.conda_lock import CondaPackage, read_lock
 from runbook.steps.toolkit.host_compiler import HostCompiler
@@ -30,16 +31,18 @@ SYMPTOMS = (
         r"hash mismatch",
         "hash_mismatch",
         "the channel gave a package that is not the locked one",
-        "run again; if it stays so, the channel or mirror serves another file under this name: "
-        "use another `channel_alias`",
-        True,
+        Remedy(
+            "run",
+            text="{command}; if it stays so, the channel or mirror serves another file under this "
+            "name: use another `channel_alias`",
+        ),
+        retryable=True,
     ),
     Symptom(
         r"\b40[13] (Unauthorized|Forbidden)|status client error \(40[13]",
         "access_denied",
         "the channel refuses access",
         "store credentials for its host in ~/.rattler/credentials.json (`pixi auth login HOST`)",
-        False,
     ),
     Symptom(
         r"status client error \(4\d\d",
@@ -47,7 +50,6 @@ SYMPTOMS = (
         "the channel does not have a locked package",
         "name a complete mirror in `channel_alias`, or lock again where the channel can be "
         "reached (`make lock`)",
-        False,
     ),
     Symptom(
         r"status server error \(5\d\d|error sending request|dns error|[Cc]onnect(ion)? "
@@ -55,32 +57,36 @@ SYMPTOMS = (
         r"|end of file before message length|IncompleteMessage",
         "channel_unreachable",
         "the conda channel cannot be reached, or broke off",
-        "check the network and proxy (HTTPS_PROXY), name a mirror in `channel_alias`, or use the "
-        "provider `pypi`; then run again",
-        True,
+        Remedy(
+            "run",
+            text="check the network and proxy (HTTPS_PROXY), name a mirror in `channel_alias`, or "
+            "use the provider `pypi`; then {command}",
+        ),
+        retryable=True,
     ),
     Symptom(
         r"[Ii]nvalid (checksum|[Zz]ip|tar)|zstd|[Dd]ecompress|unexpected (end|EOF)|early eof"
         r"|corrupt",
         "package_corrupt",
         "a downloaded package is corrupt",
-        "run again; if it stays so, something between here and the channel alters downloads: "
-        "name another mirror in `channel_alias`",
-        True,
+        Remedy(
+            "run",
+            text="{command}; if it stays so, something between here and the channel alters "
+            "downloads: name another mirror in `channel_alias`",
+        ),
+        retryable=True,
     ),
     Symptom(
         r"No such file or directory|FileNotFoundError",
         "package_not_found",
         "the channel folder does not have a locked package",
         "complete the folder that `channel_alias` names",
-        False,
     ),
     Symptom(
         r"Permission denied|Read-only file system",
         "cannot_write",
         "the toolkit cannot be written",
-        "make the workspace and the cache writable, then run again",
-        False,
+        Remedy("run", text="make the workspace and the cache writable, then {command}"),
     ),
 )
 
@@ -180,14 +186,14 @@ class Conda:
                 "the installer of conda packages ended before it was done",
                 code="installer_died",
                 cause=died.cause or died.message if died else "",
-                remedy="run again: what is installed is kept",
+                remedy=Remedy("run", text="{command}: what is installed is kept"),
                 retryable=True,
             )
         if verdict:
             refused = diagnose(verdict, SYMPTOMS) or StepFailure(
                 "the conda packages cannot be installed",
                 code="conda_install_failed",
-                remedy="run again; if it stays so, use the provider `pypi`",
+                remedy=Remedy("run", text="{command}; if it stays so, use the provider `pypi`"),
             )
             refused.cause = chain(verdict)
             raise refused

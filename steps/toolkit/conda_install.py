@@ -27,7 +27,7 @@ from typing import Any
 
 import rattler
 
-from runbook.steps.common.pip.wheels import sha256_of
+from runbook.steps.common.store import sha256_file
 from runbook.steps.toolkit.conda import PROGRESS, VERDICT
 from runbook.steps.toolkit.conda_lock import CondaPackage
 
@@ -86,7 +86,7 @@ def check_local(packages: list[CondaPackage]) -> None:
         url = urllib.parse.urlsplit(package.url)
         if url.scheme == "file":
             path = Path(urllib.parse.unquote(url.path))
-            found = sha256_of(path)
+            found = sha256_file(path)
             if found != package.sha256:
                 raise ValueError(
                     f"hash mismatch for {path}: expected {package.sha256}, got {found}"

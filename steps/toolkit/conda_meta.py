@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from runbook.steps.common.pip.wheels import sha256_of
+from runbook.steps.common.store import sha256_file
 from runbook.steps.toolkit.conda_lock import CondaPackage
 
 
@@ -28,7 +28,7 @@ def damage(prefix: Path, package: CondaPackage) -> str:
                     return str(entry["_path"])
             elif entry["path_type"] == "hardlink":
                 wanted = entry.get("sha256_in_prefix") or entry["sha256"]
-                if path.is_symlink() or sha256_of(path) != wanted:
+                if path.is_symlink() or sha256_file(path) != wanted:
                     return str(entry["_path"])
     except (LookupError, TypeError):
         return name

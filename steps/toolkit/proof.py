@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runbook.protocol import Context, StepFailure
+from runbook.remedy import Remedy
 
 EM_CUDA = 190
 # cuda_fp16.h pulls in the headers of libcu++, which come in a package of their own.
@@ -67,7 +68,7 @@ def _does_not_run(nvcc: Path, cause: str) -> StepFailure:
         "nvcc does not answer `--version`",
         code="nvcc_does_not_run",
         cause=cause,
-        remedy="run again to repair the toolkit",
+        remedy=Remedy("run", ("--force", "{step}"), text="{command} repairs the toolkit"),
         where=str(nvcc),
     )
 
@@ -100,7 +101,7 @@ def compile_kernel(
                 "nvcc made no cubin",
                 code="not_a_cubin",
                 cause=str(error),
-                remedy="run again to repair the toolkit",
+                remedy=Remedy("run", ("--force", "{step}"), text="{command} repairs the toolkit"),
             ) from error
     if made != number:
         raise StepFailure(

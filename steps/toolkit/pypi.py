@@ -10,8 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from runbook.protocol import Context, StepFailure, Work
-from runbook.steps.common.pip import pip_command
-from runbook.steps.common.pip.wheels import Wheel, WheelCache, read_requirements
+from runbook.remedy import Remedy
+from runbook.steps.common.packages import pip_command
+from runbook.steps.common.packages.pins import Pin, read_pins
+from runbook.steps.common.packages.wheel import Wheel, WheelError
+from runbook.steps.common.store import Store
 from runbook.steps.toolkit import host_compiler, record, tree
 from runbook.steps.toolkit.host_compiler import HostCompiler
 from runbook.steps.toolkit.provider import Toolchain
@@ -27,7 +30,7 @@ class Pypi:
         self.lock = lock
         self.prefix = prefix
         self.gcc_minimum: int = inputs.gcc_minimum
-        self.cache = WheelCache(cache / "wheels")
+        self.store = Store(cache)
         # One for each prefix, beside the cache it feeds; and one beside the prefix.
         owner = hashlib.sha256(os.fsencode(prefix)).hexdigest()[:16]
         self.downloads = cache / "wheels" / f"partial-{owner}"
@@ -37,7 +40,7 @@ class Pypi:
         return [self.staging, self.downloads]
 
     def work(self) -> Work:
-        size = sum(wheel.bytes for wheel in read_requirements(self.lock))
+        size = sum(pin.bytes for pin in read_pins(self.lock))
         return Work(
             bytes=size,
             seconds=5 + size / DOWNLOAD_BYTES_PER_SECOND,
@@ -47,63 +50,81 @@ class Pypi:
     def damage(self) -> list[str]:
         return [
             path
-            for wheel in read_requirements(self.lock)
-            if (path := record.damage(self.prefix, wheel.dist_info))
+            for pin in read_pins(self.lock)
+            if (path := record.damage(self.prefix, pin.dist_info))
         ]
 
     def install(self, ctx: Context) -> Toolchain:
         host_compiler.find(self.gcc_minimum)  # before anything is downloaded in vain
-        wheels = read_requirements(self.lock)
-        self._remove_strangers(ctx, wheels)
-        todo = [wheel for wheel in wheels if record.damage(self.prefix, wheel.dist_info)]
+        pins = read_pins(self.lock)
+        self._remove_strangers(ctx, pins)
+        todo = [pin for pin in pins if record.damage(self.prefix, pin.dist_info)]
         if todo:
-            ctx.log(f"to install: {', '.join(f'{w.name} {w.version}' for w in todo)}")
+            ctx.log(f"to install: {', '.join(f'{pin.name} {pin.version}' for pin in todo)}")
             self._unpack(ctx, todo, self._fetch(ctx, todo))
         home = tree.find_home(self.prefix)
         compiler = host_compiler.find(self.gcc_minimum, host_compiler.newest_gcc(home))
         tree.finish(ctx, home, compiler.cc)
         return toolchain(home, compiler)
 
-    def _remove_strangers(self, ctx: Context, wheels: list[Wheel]) -> None:
+    def _remove_strangers(self, ctx: Context, pins: list[Pin]) -> None:
         """Remove what another lock installed here, half installations included."""
-        wanted = {wheel.dist_info for wheel in wheels}
+        wanted = {pin.dist_info for pin in pins}
         for metadata in sorted(self.prefix.glob("*.dist-info")):
             if metadata.name not in wanted:
                 ctx.log(f"removing {metadata.name.removesuffix('.dist-info')}")
                 record.remove(self.prefix, metadata.name)
                 shutil.rmtree(metadata, ignore_errors=True)
 
-    def _fetch(self, ctx: Context, wheels: list[Wheel]) -> list[Path]:
+    def _fetch(self, ctx: Context, pins: list[Pin]) -> list[Path]:
         """The files of the wheels, from the cache or else from the package index."""
-        self.cache.adopt(self.downloads, wheels)  # what a killed download had completed
-        shutil.rmtree(self.downloads, ignore_errors=True)
-        missing = [wheel for wheel in wheels if self.cache.find(wheel) is None]
+        self._adopt(pins)  # what a killed download had completed
+        missing = [pin for pin in pins if self.store.find(pin.sha256) is None]
         if missing:
             try:
                 pip_command.download(ctx, missing, self.downloads)
             finally:
-                self.cache.adopt(self.downloads, missing)
-                shutil.rmtree(self.downloads, ignore_errors=True)
-        files = [self.cache.find(wheel) for wheel in wheels]
-        lost = [wheel.name for wheel, file in zip(wheels, files, strict=True) if file is None]
+                self._adopt(missing)
+        files = [self.store.find(pin.sha256) for pin in pins]
+        lost = [pin.name for pin, file in zip(pins, files, strict=True) if file is None]
         if lost:
             raise StepFailure(
                 "pip downloaded no wheel with the locked digest",
                 code="hash_mismatch",
                 cause=", ".join(lost),
-                remedy="run again",
+                remedy=Remedy("run"),
                 retryable=True,
             )
         return [file for file in files if file is not None]
 
-    def _unpack(self, ctx: Context, wheels: list[Wheel], files: list[Path]) -> None:
+    def _adopt(self, pins: list[Pin]) -> None:
+        self.store.adopt(self.downloads, {pin.sha256 for pin in pins})
+        shutil.rmtree(self.downloads, ignore_errors=True)
+
+    def _unpack(self, ctx: Context, pins: list[Pin], files: list[Path]) -> None:
+        for file in files:
+            _require_own_tree(file)
         shutil.rmtree(self.staging, ignore_errors=True)
         try:
             unpacked = pip_command.unpack(ctx, files, self.staging, unpacked_bytes(files))
-            for wheel in wheels:
-                record.move(unpacked, self.prefix, wheel.dist_info)
+            for pin in pins:
+                record.move(unpacked, self.prefix, pin.dist_info)
         finally:
             shutil.rmtree(self.staging, ignore_errors=True)
+
+
+def _require_own_tree(file: Path) -> None:
+    """Refuse a wheel whose members or RECORD lie outside the folder it is unpacked into."""
+    try:
+        with Wheel(file) as wheel:
+            wheel.record()
+    except WheelError as error:
+        raise StepFailure(
+            f"{file.name} is not a wheel that can be installed",
+            code="wheel_malformed",
+            cause=str(error),
+            remedy="take it out of the lock, and tell its publisher",
+        ) from error
 
 
 def unpacked_bytes(files: list[Path]) -> int:

@@ -1,54 +1,58 @@
-"""What a wheel installed, by the RECORD in its metadata folder."""
+"""What a wheel installed into a tree, by the RECORD in its metadata folder.
+
+A RECORD is the wheel's own word: rows that lead out of the tree, by `..` or through a link, are
+as if they were not there (pip writes such rows for the programs it leaves out of a tree).
+"""
 
 from __future__ import annotations
 
-import base64
-import csv
-import hashlib
 import os
 from pathlib import Path
 
-from runbook.steps.common.pip.wheels import CHUNK
+from runbook.steps.common.packages.record import (
+    RecordError,
+    Row,
+    file_hash,
+    outside,
+    parse_record,
+)
 
 
-def files_of(tree: Path, dist_info: str) -> list[tuple[str, str, int | None]]:
-    """(path below `tree`, `sha256=` digest or "", bytes or None) of each file of a wheel.
-
-    Empty if the wheel is not installed in `tree`.
-    """
+def rows_of(tree: Path, dist_info: str) -> dict[str, Row]:
+    """The files of a wheel by path below `tree`; empty if it is not installed in `tree`."""
     try:
-        text = (tree / dist_info / "RECORD").read_text()
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [
-        (path, digest, int(size) if size else None)
-        for path, digest, size in csv.reader(text.splitlines())
-    ]
+        rows = parse_record((tree / dist_info / "RECORD").read_bytes())
+    except (OSError, RecordError):
+        return {}
+    real = tree.resolve()
+    return {path: row for path, row in rows.items() if _within(real, path)}
+
+
+def _within(tree: Path, path: str) -> bool:
+    """Whether a path of a RECORD is that of a file in `tree` (without links in its own path)."""
+    if outside(path):
+        return False
+    return (tree / path).parent.resolve().is_relative_to(tree)
 
 
 def damage(tree: Path, dist_info: str) -> str:
     """The first file of an installed wheel that is missing or differs; "" if all are as they
     were. A wheel that is not installed is reported by its RECORD."""
-    files = files_of(tree, dist_info)
-    if not files:
+    rows = rows_of(tree, dist_info)
+    if not rows:
         return f"{dist_info}/RECORD"
-    for path, digest, size in files:
+    for path, row in rows.items():
+        file = tree / path
         try:
-            if size is not None and os.stat(tree / path).st_size != size:
+            if not file.is_file() or (row.size is not None and file.stat().st_size != row.size):
                 return path
-            if digest and _digest(tree / path) != digest:
-                return path
+            if row.digest:
+                with file.open("rb") as opened:
+                    if file_hash(opened, row.digest.partition("=")[0]) != row.digest:
+                        return path
         except OSError:
             return path
     return ""
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return "sha256=" + base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()
 
 
 def move(source: Path, target: Path, dist_info: str) -> None:
@@ -57,10 +61,9 @@ def move(source: Path, target: Path, dist_info: str) -> None:
     Its RECORD goes last: a move that was cut off shows as damage.
     """
     record = f"{dist_info}/RECORD"
-    paths = [path for path, _, _ in files_of(source, dist_info) if path != record]
     (target / record).unlink(missing_ok=True)
-    for path in [*paths, record]:
-        if not (source / path).exists():  # `bin` scripts that pip leaves out of a target tree
+    for path in _record_last(source, dist_info):
+        if not (source / path).is_file() or not _within(target.resolve(), path):
             continue
         _sync(source / path)
         (target / path).parent.mkdir(parents=True, exist_ok=True)
@@ -69,14 +72,19 @@ def move(source: Path, target: Path, dist_info: str) -> None:
 
 def remove(tree: Path, dist_info: str) -> None:
     """Remove an installed wheel, its RECORD last, and the folders that this leaves empty."""
-    record = f"{dist_info}/RECORD"
-    paths = [path for path, _, _ in files_of(tree, dist_info) if path != record]
-    for path in [*paths, record]:
-        (tree / path).unlink(missing_ok=True)
-    for folder in sorted({(tree / path).parent for path in [*paths, record]}, reverse=True):
+    paths = _record_last(tree, dist_info)
+    for path in paths:
+        if (tree / path).is_symlink() or not (tree / path).is_dir():
+            (tree / path).unlink(missing_ok=True)
+    for folder in sorted({(tree / path).parent for path in paths}, reverse=True):
         while folder != tree and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
             folder = folder.parent
+
+
+def _record_last(tree: Path, dist_info: str) -> list[str]:
+    record = f"{dist_info}/RECORD"
+    return [*(path for path in rows_of(tree, dist_info) if path != record), record]
 
 
 def _sync(path: Path) -> None:

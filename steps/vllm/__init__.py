@@ -7,20 +7,19 @@ Importing this module costs little: `check` runs in each no-op.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from runbook.protocol import Check, Context, Json, Model, Reason, StepFailure, Work
+from runbook.protocol import Check, Context, Json, Model, Reason, Work
 from runbook.steps.vllm import environment
 from runbook.steps.vllm.release import Release, load_release, lock_path
-from runbook.steps.vllm.target import SeriesError, files_of
+from runbook.steps.vllm.target import SeriesError, files_of, series_failure
 
 if TYPE_CHECKING:
-    from runbook.steps.vllm.build import Built
+    from runbook.steps.vllm.built import Built
 
 # The time of an install on two cores, without downloads: byte-compiling is most of it.
 _SECONDS = 60.0
@@ -66,7 +65,7 @@ class Vllm:
         return Check.satisfied(_outputs(ctx.workspace, stamp))
 
     def apply(self, ctx: Context) -> None:
-        from runbook.steps.vllm.build import build
+        from runbook.steps.common.disk import disk_failure
         from runbook.steps.vllm.install import install, prune
 
         try:
@@ -77,19 +76,9 @@ class Vllm:
             environment.switch(ctx.workspace, folder)
             prune(ctx.workspace)
         except SeriesError as error:
-            raise StepFailure(
-                str(error), code=error.code, remedy="correct `target`, or the series it names"
-            ) from error
+            raise series_failure(error) from error
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise StepFailure(
-                "the disk is full",
-                code="disk_full",
-                cause=str(error),
-                remedy=f"df -h {ctx.workspace} {ctx.cache}; free space, then: runbook run",
-                retryable=True,
-            ) from error
+            raise disk_failure(error, ctx.workspace) from error
 
     def undo(self, ctx: Context) -> None:
         import shutil
@@ -102,6 +91,16 @@ class Vllm:
         for folder in ctx.workspace.glob(f"build.{environment.DIGEST}"):
             shutil.rmtree(folder)
         shutil.rmtree(ctx.workspace / "dist", ignore_errors=True)
+
+
+def build(ctx: Context, release: Release) -> Built:
+    if ctx.inputs.mode == "source":
+        from runbook.steps.vllm.source import build_source
+
+        return build_source(ctx, release)
+    from runbook.steps.vllm.published import build_wheel
+
+    return build_wheel(ctx, release)
 
 
 def origin(inputs: SimpleNamespace, release: Release) -> dict[str, Json]:
@@ -157,11 +156,7 @@ def _series_files(target: str) -> list[Path]:
     try:
         return files_of(target)
     except SeriesError as error:
-        raise StepFailure(
-            str(error),
-            code=error.code,
-            remedy="name a shipped target (runbook patches), or the path of your own",
-        ) from error
+        raise series_failure(error) from error
 
 
 def _digest(paths: Iterable[Path]) -> str:

@@ -11,6 +11,7 @@ from runbook.protocol import Context, StepFailure
 from runbook.steps.common.store import Store, sha256_file
 
 _TIMEOUT = 60  # seconds without a byte
+_BLOCK = 1 << 20
 
 
 def obtain(ctx: Context, store: Store, location: str, sha256: str) -> Path:
@@ -51,44 +52,38 @@ def _obtain(ctx: Context, store: Store, location: str, sha256: str) -> Path:
 
 
 def _download(ctx: Context, address: str, partial: Path) -> None:
-    import httpx
+    from requests import RequestException
+    from urllib3.exceptions import HTTPError
+
+    from runbook.steps.common import http
 
     have = partial.stat().st_size if partial.exists() else 0
     headers = {"Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
+    what = f"the source archive {partial.name}"
     try:
-        with httpx.stream(
-            "GET", address, headers=headers, follow_redirects=True, timeout=_TIMEOUT
-        ) as answer:
+        with (
+            http.session(timeout=_TIMEOUT) as session,
+            session.get(address, headers=headers, stream=True) as answer,
+        ):
             if answer.status_code == 416:  # all of it was there already
                 return
-            answer.raise_for_status()
+            if not answer.ok:
+                raise http.refusal(answer.status_code, address, what)
             if answer.status_code != 206:
                 have = 0
-            length = answer.headers.get("Content-Length")
-            total = have + int(length) if length else None
+            length = answer.headers.get("Content-Length", "")
+            total = have + int(length) if length.isdecimal() else None
             with partial.open("ab" if have else "wb") as file:
-                for block in answer.iter_raw():
+                while block := answer.raw.read1(_BLOCK):
                     file.write(block)
                     have += len(block)
                     ctx.progress(have, total, "bytes", f"download {partial.name}")
-    except httpx.HTTPStatusError as error:
-        raise StepFailure(
-            f"the source archive {partial.name} was refused",
-            code="archive_refused",
-            cause=f"HTTP status {error.response.status_code}",
-            remedy="correct `source.archive`, or fetch it by hand and give its path",
-            retryable=error.response.status_code >= 500,
-        ) from error
-    except httpx.HTTPError as error:
-        raise StepFailure(
-            f"the download of the source archive {partial.name} broke off",
-            code="archive_unreachable",
-            cause=str(error) or type(error).__name__,
-            remedy="runbook run  (it goes on where it stopped)",
-            retryable=True,
-        ) from error
+            if total is not None and have < total:
+                raise HTTPError(f"{have} of {total} bytes came")
+    except (RequestException, HTTPError) as error:
+        raise http.failure(error, address, what) from error
 
 
 def unpack(archive: Path, commit: str, folder: Path) -> None:

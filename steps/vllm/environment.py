@@ -17,6 +17,7 @@ from typing import Any
 
 from runbook.files import read_json, sync_folder, write_json
 from runbook.protocol import Context, PreconditionNotMet, StepFailure
+from runbook.remedy import Remedy
 from runbook.steps.common.store import key_of
 
 LINK = "venv"
@@ -48,7 +49,7 @@ def site_packages(folder: Path) -> Path:
         raise StepFailure(
             f"{folder} is not a Python environment",
             code="environment_damaged",
-            remedy="runbook run --force build",
+            remedy=Remedy("run", ("--force", "{step}"), kind="vllm"),
         )
     return found[0]
 
@@ -89,7 +90,9 @@ def create(ctx: Context, folder: Path, python: str) -> None:
         failure=PreconditionNotMet(
             f"there is no Python {python} on this machine",
             code="python_missing",
-            remedy=f"{sys.executable} -m uv python install {python}",
+            remedy=Remedy(
+                "run", text=f"`{sys.executable} -m uv python install {python}`, then {{command}}"
+            ),
         ),
     )
 
@@ -104,7 +107,7 @@ def switch(workspace: Path, folder: Path) -> None:
             raise PreconditionNotMet(
                 f"{link} is in the way: a folder that this step did not make",
                 code="path_in_use",
-                remedy=f"mv {link} {link}.old",
+                remedy=Remedy("run", text=f"`mv {link} {link}.old`, then {{command}}"),
             )
         new = workspace / f".{LINK}.{os.getpid()}"
         new.unlink(missing_ok=True)

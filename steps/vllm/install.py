@@ -9,9 +9,10 @@ from pathlib import Path
 
 from runbook.protocol import Context, StepFailure
 from runbook.steps.common import tether
+from runbook.steps.common.packages import uv_command
 from runbook.steps.common.store import sha256_file
-from runbook.steps.vllm import environment, packages
-from runbook.steps.vllm.build import NAME, Built
+from runbook.steps.vllm import environment
+from runbook.steps.vllm.built import NAME, Built
 from runbook.steps.vllm.release import Release
 from runbook.steps.vllm.verify import file_faults
 
@@ -57,9 +58,9 @@ def install_packages(
     python = folder / "bin" / "python"
     wanted = folder / "requirements.txt"
     wanted.write_text(
-        f"-r {requirements}\n{packages.file_requirement(NAME, wheel, sha256)}\n", encoding="utf-8"
+        f"-r {requirements}\n{uv_command.file_requirement(NAME, wheel, sha256)}\n", encoding="utf-8"
     )
-    packages.uv(
+    uv_command.uv(
         ctx,
         *("pip", "install", "--python", python, "--no-deps", "--require-hashes"),
         *("--only-binary", ":all:", "--requirement", wanted),

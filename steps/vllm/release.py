@@ -77,7 +77,7 @@ class Release:
                 f"the requirements are not locked for Python {chosen}",
                 code="python_not_locked",
                 cause=f"{self.path.name} is for Python {', '.join(self.pythons)}",
-                remedy=f"runbook run --set python={self.pythons[0]}",
+                remedy=f'give the step `python: "{self.pythons[0]}"`, or leave `python` out',
             )
         return chosen
 

@@ -6,13 +6,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from runbook.protocol import StepFailure
+from runbook.steps.common.packages.wheel import Wheel
 from runbook.steps.common.store import Store
-from runbook.steps.vllm.build import NAME
+from runbook.steps.vllm.built import NAME
+from runbook.steps.vllm.patching.examine import Finding, examine
+from runbook.steps.vllm.patching.patch import Patch, Read
+from runbook.steps.vllm.patching.series import Series, load
 from runbook.steps.vllm.release import Release, load_release, lock_path
-from runbook.steps.vllm.series import Finding, Patch, Read, Series, examine, load
-from runbook.steps.vllm.target import SeriesError, targets
-from runbook.steps.vllm.wheel import Wheel
+from runbook.steps.vllm.target import SeriesError, series_failure
 
 
 def patches(
@@ -33,13 +34,11 @@ def patches(
     try:
         series = load(target)
     except SeriesError as error:
-        raise StepFailure(
-            str(error),
-            code=error.code,
-            remedy=f"name one of {', '.join(targets())}, or a folder with a file `series`",
-        ) from error
+        raise series_failure(error) from error
     path = lock_path(target, lock)
-    release = load_release(path) if path.exists() else None
+    release = load_release(path) if path.exists() or lock is not None else None
+    if release is not None:
+        _require_release(series, release)
     found = None
     if release is not None and workspace is not None:
         found = _installed(series, release, workspace)
@@ -49,6 +48,13 @@ def patches(
         return [_entry(patch, None, None) for patch in series.patches]
     source, findings = found
     return [_entry(patch, findings.get(patch.id), source) for patch in series.patches]
+
+
+def _require_release(series: Series, release: Release) -> None:
+    try:
+        series.require_release(release.version)
+    except SeriesError as error:
+        raise series_failure(error) from error
 
 
 def _installed(
@@ -112,6 +118,7 @@ def _entry(patch: Patch, finding: Finding | None, source: str | None) -> dict[st
         "title": patch.title,
         "state": None if finding is None else finding.state,
         "conflict": None if conflict is None else str(conflict),
+        "reason": "" if finding is None else finding.reason,
         "source": source,
         "why": patch.why,
         "symptom": patch.symptom,

@@ -1,10 +1,15 @@
-"""Patch targets: which files a series consists of. Imported by each `check`, so kept small."""
+"""Where patch series lie. Imported by each `check`, so kept small."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from runbook.protocol import StepFailure
+from runbook.remedy import Remedy
+
 PATCHES = Path(__file__).parent / "patches"
+LISTING = "series.yaml"
+PATTERN = "*.patch"
 
 
 class SeriesError(ValueError):
@@ -17,7 +22,7 @@ class SeriesError(ValueError):
 
 def targets() -> list[str]:
     """The shipped targets."""
-    return sorted(path.parent.name for path in PATCHES.glob("*/series"))
+    return sorted(path.parent.name for path in PATCHES.glob(f"*/{LISTING}"))
 
 
 def folder_of(target: str) -> Path:
@@ -26,15 +31,33 @@ def folder_of(target: str) -> Path:
 
 
 def files_of(target: str) -> list[Path]:
-    """`series` and the patch files it names, in order."""
+    """`series.yaml` and the patch files beside it, by name. Raises `SeriesError` if there is no
+    `series.yaml`; whether the two agree is looked at when the series is read."""
     folder = folder_of(target)
-    listing = folder / "series"
+    listing = folder / LISTING
     try:
-        text = listing.read_text(encoding="utf-8")
-    except FileNotFoundError:
+        there = "\0" not in target and listing.is_file()
+    except OSError:  # a name too long, links in a circle, a folder that may not be entered
+        there = False
+    if not there:
         raise SeriesError(
-            f"there is no patch series {listing}; shipped are {', '.join(targets())}",
+            f"there is no patch series {str(listing)!r}; shipped are {', '.join(targets())}",
             code="series_missing",
-        ) from None
-    names = [line.partition("#")[0].strip() for line in text.splitlines()]
-    return [listing, *(folder / name for name in names if name)]
+        )
+    return [listing, *sorted(folder.glob(PATTERN))]
+
+
+_REMEDIES: dict[str, str | Remedy] = {
+    "series_missing": Remedy(
+        "patches", text="name a shipped target ({command} lists them), or the path of your own"
+    ),
+    "release_not_supported": "name the series of this release, or a lock of the series' own; or, "
+    "once the series was proven on this release, add it to `releases` in series.yaml",
+    "series_without_effect": "use the release as it is published: it needs no patch",
+    "series_malformed": "correct the series; steps/vllm/patches/README.md describes its form",
+}
+
+
+def series_failure(error: SeriesError) -> StepFailure:
+    """A faulty series as the failure of a step, or of a verb."""
+    return StepFailure(str(error), code=error.code, remedy=_REMEDIES[error.code])

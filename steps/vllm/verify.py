@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from runbook.protocol import Context
+from runbook.steps.common.packages.record import RecordError, faults, parse_record
 from runbook.steps.common.store import sha256_file
 from runbook.steps.vllm import environment
-from runbook.steps.vllm.wheel import faults, parse_record
 
 _VERSION_TIMEOUT = 300  # seconds; a cold import of vLLM from slow disks takes two minutes
 
@@ -31,11 +31,23 @@ def file_faults(folder: Path) -> dict[str, list[str]]:
     """By package, the files that are missing or differ from its RECORD. Compiled files are left
     out: some packages bring theirs, which byte-compiling replaces."""
     site = environment.site_packages(folder)
+    inside = folder.resolve()
+
+    def opened(path: str) -> IO[bytes] | None:
+        """A file of the environment; programs lie beside the packages, other things elsewhere."""
+        file = (site / path).parent.resolve() / Path(path).name
+        return file.open("rb") if file.is_relative_to(inside) and file.is_file() else None
+
     found = {}
     for record in sorted(site.glob("*.dist-info/RECORD")):
-        listed = parse_record(record.read_bytes())
-        rows = {path: row for path, row in listed.items() if not path.endswith(".pyc")}
-        if wrong := list(faults(rows, lambda path: (site / path).open("rb"))):
+        try:
+            listed = parse_record(record.read_bytes())
+        except RecordError as error:
+            wrong = [f"{record.parent.name}: {error}"]
+        else:
+            rows = {path: row for path, row in listed.items() if not path.endswith(".pyc")}
+            wrong = list(faults(rows, opened))
+        if wrong:
             found[record.parent.name.partition("-")[0]] = wrong
     return found
 

@@ -19,10 +19,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from runbook.planning.context import StepContext, default_cache
+from runbook.steps.common.packages import uv_command
 from runbook.steps.common.store import Store
-from runbook.steps.vllm import Vllm, environment, packages
-from runbook.steps.vllm.build import base_wheel, build
+from runbook.steps.vllm import Vllm, build, environment
 from runbook.steps.vllm.install import compile_sources, install
+from runbook.steps.vllm.published import base_wheel
 from runbook.steps.vllm.release import Release, load_release, lock_path
 
 TARGET = "0.32.0-cpu"
@@ -44,9 +45,9 @@ def unpatched(ctx: StepContext, release: Release) -> None:
     folder = ctx.workspace / "venv"
     environment.create(ctx, folder, release.python(None))
     wanted = folder / "requirements.txt"
-    line = packages.file_requirement(release.distribution, wheel, release.wheel().sha256)
+    line = uv_command.file_requirement(release.distribution, wheel, release.wheel().sha256)
     wanted.write_text(f"-r {release.requirements}\n{line}\n")
-    packages.uv(
+    uv_command.uv(
         ctx,
         *("pip", "install", "--python", folder / "bin" / "python", "--no-deps"),
         *("--require-hashes", "--only-binary", ":all:", "--requirement", wanted),

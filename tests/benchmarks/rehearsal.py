@@ -25,7 +25,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from runbook.steps.vllm import packages
+from runbook.steps.common.packages import indexes
 
 PROGRAM = [sys.executable, "-m", "runbook"]
 
@@ -71,10 +71,10 @@ def by_hand(folder: Path, answer: dict[str, Any]) -> float:
     lock = files("runbook.env") / "vllm-0.32.0-cpu.requirements.txt"
     port = free_port()
     words = [str(port) if word == str(spec["port"]) else word for word in spec["argv"][1:]]
-    index = packages.pip_settings()
+    index = indexes.pip_settings()
     uv = [sys.executable, "-m", "uv", "--quiet"]
-    options = packages.uv_index_options(index)
-    more = packages.uv_environment(index, os.environ)
+    options = indexes.uv_index_options(index)
+    more = indexes.uv_environment(index, os.environ)
     begin = time.perf_counter()
     venv = folder / "venv"
     python = venv / "bin" / "python"

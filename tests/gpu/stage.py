@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
+import yaml
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
@@ -129,10 +130,9 @@ def unpack(wheel: Path, site: Path) -> None:
 
 
 def patch(site: Path, series: Path) -> None:
-    for line in (series / "series").read_text().splitlines():
-        if line and not line.startswith("#"):
-            with (series / line).open() as diff:
-                subprocess.run(["patch", "-s", "-p1", "-d", str(site)], stdin=diff, check=True)
+    for patch in yaml.safe_load((series / "series.yaml").read_text())["patches"]:
+        with (series / patch["file"]).open() as diff:
+            subprocess.run(["patch", "-s", "-p1", "-d", str(site)], stdin=diff, check=True)
 
 
 def pack(site: Path, out: Path, part_mib: int) -> list[Path]:

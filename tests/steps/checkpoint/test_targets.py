@@ -13,23 +13,18 @@ from runbook.steps.checkpoint.targets import (
     targets,
 )
 
-SERIES = sorted(path.parent.name for path in PATCHES.glob("*/series"))
+SERIES = sorted(path.parent.name for path in PATCHES.glob("*/series.yaml"))
 
 
 def test_every_series_lifts_what_its_release_has_by_patches_that_it_has():
     assert {t.series for t in targets() if t.series} == set(SERIES)
     for name in SERIES:
         found = lifted(name)
-        ids = {
-            line.removeprefix("id: ")
-            for patch in (PATCHES / name).glob("*.patch")
-            for line in patch.read_text(encoding="utf-8", errors="replace").splitlines()[:3]
-            if line.startswith("id: ")
-        }
-        assert set(found["lifts"]) <= ids
+        assert set(found["lifts"]) == {path.name for path in (PATCHES / name).glob("*.patch")}
         gone = {quirk for quirks in found["lifts"].values() for quirk in quirks}
-        assert gone <= RELEASES[found["release"]]
-        assert Target(found["release"], name).quirks == RELEASES[found["release"]] - gone
+        for release in found["releases"]:
+            assert gone <= RELEASES[release]
+            assert Target(release, name).quirks == RELEASES[release] - gone
 
 
 @pytest.mark.parametrize(
@@ -65,18 +60,18 @@ def test_what_does_not_exist_or_fit_together(release, series, told):
 @pytest.mark.parametrize(
     ("text", "lifts", "told"),
     [
-        (None, set(), ""),
-        ("lifts: {mine: [compressor_unquantised]}\n", {"compressor_unquantised"}, ""),
-        ("lifts: {mine: [no_such]}\n", set(), "no quirk no_such"),
-        ("lifts: {mine: 3}\n", set(), "not of its form"),
-        ("- a\n", set(), "not of its form"),
-        ("a: [\n", set(), "not of its form"),
+        (None, set(), "no patch series"),
+        ("[{file: a.patch, lifts: [compressor_unquantised]}]", {"compressor_unquantised"}, ""),
+        ("[{file: a.patch}]", set(), ""),
+        ("[{file: a.patch, lifts: [no_such]}]", set(), "no quirk no_such"),
+        ("[{file: a.patch, lifts: 3}]", set(), "not of its form"),
+        ("[3]", set(), "not of its form"),
+        ("[", set(), "not of its form"),
     ],
 )
 def test_a_series_of_ones_own(text, lifts, told, tmp_path):
-    (tmp_path / "series").write_text("")
     if text is not None:
-        (tmp_path / "quirks.yaml").write_text(text)
+        (tmp_path / "series.yaml").write_text(f"releases: [0.33.0]\npatches: {text}\n")
     if told:
         with pytest.raises(UnknownTarget, match=told):
             Target("0.33.0", str(tmp_path))

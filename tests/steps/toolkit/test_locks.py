@@ -16,7 +16,7 @@ import yaml
 import runbook.env
 from runbook.env import relock
 from runbook.protocol import StepFailure
-from runbook.steps.common.pip.wheels import read_requirements
+from runbook.steps.common.packages.pins import read_pins
 from runbook.steps.toolkit import Toolkit, lock_of
 from runbook.steps.toolkit.conda import sizes_beside
 from runbook.steps.toolkit.conda_lock import CondaPackage, read_lock
@@ -88,7 +88,7 @@ def test_the_size_of_every_package_is_known() -> None:
 @pytest.mark.parametrize("components", ["compiler", "build"])
 def test_the_shipped_wheels_are_pinned_and_sized(components: str) -> None:
     lock = lock_of(inputs(provider="pypi", components=components))
-    wheels = read_requirements(lock)
+    wheels = read_pins(lock)
     assert all(wheel.bytes for wheel in wheels)
     assert len({wheel.name for wheel in wheels}) == len(wheels)
     assert not re.search(r"https?://|index-url", lock.read_text())
@@ -96,7 +96,7 @@ def test_the_shipped_wheels_are_pinned_and_sized(components: str) -> None:
 
 def test_the_compiler_is_part_of_the_build_set() -> None:
     compiler, build = (
-        set(read_requirements(ENV / f"cuda-{components}.requirements.txt"))
+        set(read_pins(ENV / f"cuda-{components}.requirements.txt"))
         for components in ("compiler", "build")
     )
     assert compiler < build
@@ -222,7 +222,7 @@ def test_the_wheels_of_a_lock_are_written_as_they_are_read(tmp_path: Path) -> No
 
     wheel = write_wheel(tmp_path, "nvidia-cuda-crt", "13.0.88", {"a": b"b"})
     (tmp_path / "pins.txt").write_text(relock.HEADER.format(source="x") + relock.pins(tmp_path))
-    (read,) = read_requirements(tmp_path / "pins.txt")
+    (read,) = read_pins(tmp_path / "pins.txt")
     assert (read.name, read.version, read.bytes) == (
         *("nvidia-cuda-crt", "13.0.88"),
         wheel.stat().st_size,

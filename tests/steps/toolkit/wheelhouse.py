@@ -8,7 +8,7 @@ import os
 import zipfile
 from pathlib import Path
 
-from runbook.steps.common.pip.wheels import sha256_of
+from runbook.steps.common.store import sha256_file
 
 # What is in it does not matter to unpacking and repairing; only real wheels compile
 # (test_pypi_real.py).
@@ -53,5 +53,5 @@ def pin(wheel: Path) -> str:
     size = wheel.stat().st_size
     return (
         f"{name.replace('_', '-')}=={version} \\\n"
-        f"    --hash=sha256:{sha256_of(wheel)}  # {size} bytes\n"
+        f"    --hash=sha256:{sha256_file(wheel)}  # {size} bytes\n"
     )

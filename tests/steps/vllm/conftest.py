@@ -36,6 +36,11 @@ applies:
       text: LIMIT
 ---
 """
+SERIES = """releases: ["1.2.0"]
+patches:
+  - {file: 1.patch, lifts: [low_limit]}
+  - {file: 2.patch}
+"""
 LIMIT = """diff --git a/vllm/model.py b/vllm/model.py
 --- a/vllm/model.py
 +++ b/vllm/model.py
@@ -107,7 +112,7 @@ class World:
         self.target.mkdir(exist_ok=True)
         (self.target / "1.patch").write_text(PATCH.format(id="limit") + limit)
         (self.target / "2.patch").write_text(PATCH.format(id="copy") + COPY)
-        (self.target / "series").write_text("1.patch\n2.patch\n")
+        (self.target / "series.yaml").write_text(SERIES)
 
     def edit_lock(self, **values) -> None:
         self.lock.write_text(json.dumps({**json.loads(self.lock.read_bytes()), **values}))

@@ -10,7 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runbook.steps.vllm.diff import DiffError, HunkMismatch, fit, parse
+from runbook.steps.vllm.patching.diff import HunkMismatch, fit
+from runbook.steps.vllm.patching.parser import DiffError, parse
 
 CASES = yaml.safe_load(Path(__file__).with_name("diffs.yaml").read_text())
 

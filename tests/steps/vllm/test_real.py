@@ -15,16 +15,19 @@ from types import SimpleNamespace
 import pytest
 
 from runbook.planning.context import StepContext, default_cache
+from runbook.steps.common.packages.indexes import pip_settings
+from runbook.steps.common.packages.record import faults
+from runbook.steps.common.packages.uv_command import uv
+from runbook.steps.common.packages.wheel import Wheel
 from runbook.steps.common.store import Store
 from runbook.steps.vllm import Vllm
 from runbook.steps.vllm.archive import obtain, unpack
-from runbook.steps.vllm.build import base_wheel
-from runbook.steps.vllm.packages import pip_settings, uv
+from runbook.steps.vllm.patching.examine import examine, patched, unpatched
+from runbook.steps.vllm.patching.series import Series, load
+from runbook.steps.vllm.published import base_wheel
 from runbook.steps.vllm.release import load_release, lock_path
-from runbook.steps.vllm.series import Series, examine, load, patched, unpatched
 from runbook.steps.vllm.source import apply_series
 from runbook.steps.vllm.target import targets
-from runbook.steps.vllm.wheel import Wheel, faults
 
 BEHAVIOUR = Path(__file__).with_name("behaviour.py")
 FUSED = {
@@ -126,7 +129,7 @@ def test_each_patch_is_told_alone(release):
     """With only the first patches of the series in place, exactly those are `applied`."""
     series, version, wheel = release.series, release.version, release.wheel
     for count in range(1, len(series.patches)):
-        first = type(series)(series.target, series.patches[:count], "")
+        first = replace(series, patches=series.patches[:count])
         changes = patched(first, wheel.read, version)
 
         def read(path, changes=changes):
@@ -175,16 +178,17 @@ def test_the_source_series_fits_the_source_distribution(tmp_path):
 
 def source_distribution(name: str, version: str, folder: Path) -> Path:
     """Downloaded from the index that pip is configured with; pip itself would also build it."""
-    import httpx
+    import requests
     from pip._internal.models.index import PyPI
 
     index = pip_settings().get("index-url") or PyPI.simple_url
-    answer = httpx.get(
+    answer = requests.get(
         f"{index}/{name}/",
         headers={"Accept": "application/vnd.pypi.simple.v1+json"},
-        follow_redirects=True,
+        timeout=60,
     )
-    files = answer.raise_for_status().json()["files"]
+    answer.raise_for_status()
+    files = answer.json()["files"]
     (file,) = (f for f in files if f["filename"] == f"{name}-{version}.tar.gz")
     address = urllib.parse.urljoin(str(answer.url), file["url"])
     values = context(folder, "0.22.1")

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import pytest
 
-from runbook.steps.vllm.series import (
-    SeriesConflict,
-    examine,
-    load,
-    patched,
-    short,
-    unpatched,
-)
-from runbook.steps.vllm.target import SeriesError, files_of
+from runbook.steps.vllm.patching.examine import SeriesConflict, examine, patched, unpatched
+from runbook.steps.vllm.patching.series import load, short
+from runbook.steps.vllm.target import SeriesError
 
 VERSION = "1.2.0"
 SOURCE = {
@@ -27,7 +22,7 @@ id: {id}
 title: Title
 why: Why
 symptom: Symptom
-upstream: not reported
+upstream: {upstream}
 applies:
   version: "{version}"
   anchors: {anchors}
@@ -96,16 +91,24 @@ def anchor(file, text):
     return f"[{{file: {file}, text: {text!r}}}]"
 
 
+VALUES = {"version": ">=1.2,<1.3", "unless": "[]", "upstream": "vllm#1"}
+
+
+def listing(*names, releases=(VERSION,)):
+    """A `series.yaml`."""
+    return json.dumps({"releases": list(releases), "patches": [{"file": name} for name in names]})
+
+
 def write(folder, *patches, **header):
     """A series of (id, diff) or (id, diff, header overrides)."""
     folder.mkdir(exist_ok=True)
     names = []
     for id, diff, *more in patches:
-        values = {"version": ">=1.2,<1.3", "anchors": anchor("pkg/gpu.py", "HEAD"), "unless": "[]"}
-        values.update(header, **(more[0] if more else {}))
+        values = {**VALUES, "anchors": anchor("pkg/gpu.py", "HEAD"), **header}
+        values.update(more[0] if more else {})
         (folder / f"{id}.patch").write_text(HEADER.format(id=id, **values) + diff)
         names.append(f"{id}.patch")
-    (folder / "series").write_text("# a series\n" + "".join(f"{name}  # why\n" for name in names))
+    (folder / "series.yaml").write_text(listing(*names))
     return load(str(folder))
 
 
@@ -194,10 +197,38 @@ def test_missing_anchor_is_a_conflict(tmp_path):
     assert "'WAIST'" in conflict.message
 
 
-@pytest.mark.parametrize("version", ["1.3.0", "1.1.9", "2.0+cpu"])
-def test_other_versions_need_nothing(series, version):
-    assert states(series, SOURCE, version) == ["not_needed"] * 3
-    assert patched(series, SOURCE.get, version) == {}
+@pytest.mark.parametrize("version", ["1.3.0", "1.1.9", "2.0+cpu", "1.2.1", "1.2.0rc1"])
+def test_other_releases_are_refused(series, version):
+    with pytest.raises(SeriesError, match=r"is for vLLM 1\.2\.0, not") as caught:
+        patched(series, SOURCE.get, version)
+    assert caught.value.code == "release_not_supported"
+
+
+@pytest.mark.parametrize("version", ["1.2.0", "1.2", "1.2.0+cpu.mtp.0a"])
+def test_the_local_part_of_a_release_does_not_count(series, version):
+    assert patched(series, SOURCE.get, version)
+
+
+def test_a_patch_for_another_release_of_the_series_names_the_upstream_change(tmp_path):
+    series = write(
+        tmp_path, ("limit", RAISE_LIMIT), ("copy", COPY_GPU, {"version": "<1.3,!=1.2.1"})
+    )
+    (tmp_path / "series.yaml").write_text(
+        listing("limit.patch", "copy.patch", releases=(VERSION, "1.2.1"))
+    )
+    series = load(str(tmp_path))
+    limit, copy = examine(series, SOURCE.get, "1.2.1").findings
+    assert (limit.state, copy.state) == ("absent", "not_needed")
+    assert copy.reason == "it is for vLLM <1.3,!=1.2.1; upstream: vllm#1"
+
+
+def test_a_series_without_effect_is_refused(tmp_path):
+    own = {**SOURCE, "pkg/model.py": b"def limit():\n    return 100\n"}
+    unless = {"unless": anchor("pkg/model.py", "return 10")}
+    series = write(tmp_path, ("limit", RAISE_LIMIT, unless))
+    with pytest.raises(SeriesError, match=r"no patch of the series .* is needed") as caught:
+        patched(series, own.get, VERSION)
+    assert caught.value.code == "series_without_effect"
 
 
 @pytest.mark.parametrize("version", ["1.2.0+cpu.mtp.0a", "1.2.9", "1.2.0rc1.post1", "1.2.1.dev3"])
@@ -211,6 +242,9 @@ def test_superseded_patch_is_not_needed_but_recognised_when_applied(tmp_path):
     series = write(tmp_path / "t", ("limit", RAISE_LIMIT, unless), ("copy", COPY_GPU))
     own = {**SOURCE, "pkg/model.py": b"def limit():\n    return 100\n"}
     assert states(series, own) == ["not_needed", "absent"]
+    assert examine(series, own.get, VERSION).findings[0].reason == (
+        "the source has its own form of it: pkg/model.py has 'return 10'; upstream: vllm#1"
+    )
     done = laid_over(patched(series, SOURCE.get, VERSION))
     assert states(series, done) == ["applied", "applied"]
     assert laid_over(unpatched(series, done.get, VERSION), done) == SOURCE
@@ -289,26 +323,20 @@ def test_short_digest_is_never_a_number():
     ],
 )
 def test_malformed_patch_is_named(tmp_path, text, message):
-    values = {"id": "x", "version": ">=1.2,<1.3", "anchors": anchor("x", "y"), "unless": "[]"}
+    values = {"id": "x", "anchors": anchor("x", "y"), **VALUES}
     for name, value in values.items():
         text = text.replace(f"{{{name}}}", value)
     if ">=1.2,<1.3" in text and "applies.version" in message:
         text = text.replace(">=1.2,<1.3", "newest")
     (tmp_path / "x.patch").write_text(text)
-    (tmp_path / "series").write_text("x.patch\n")
+    (tmp_path / "series.yaml").write_text(listing("x.patch"))
     with pytest.raises(SeriesError, match=message) as caught:
         load(str(tmp_path))
     assert str(tmp_path / "x.patch") in str(caught.value)
 
 
-def test_missing_patch_missing_series_and_doubled_ids(tmp_path):
-    with pytest.raises(SeriesError, match="there is no patch series"):
-        files_of(str(tmp_path / "nowhere"))
-    (tmp_path / "series").write_text("x.patch\n")
-    with pytest.raises(SeriesError, match=r"names x\.patch, which is absent"):
-        load(str(tmp_path))
-    folder = tmp_path / "twice"
-    write(folder, ("one", RAISE_LIMIT))
-    (folder / "series").write_text("one.patch\none.patch\n")
-    with pytest.raises(SeriesError, match="the id one is used more than once"):
-        load(str(folder))
+def test_missing_series(tmp_path):
+    for target in (tmp_path / "nowhere", tmp_path, tmp_path / "a\0b", tmp_path / ("x" * 300)):
+        with pytest.raises(SeriesError, match="there is no patch series") as caught:
+            load(str(target))
+        assert caught.value.code == "series_missing"

@@ -260,7 +260,7 @@ def test_wheel_gone_from_the_workspace_is_put_back(world):
         (lambda w: w.edit_lock(wheels={}), "wheel_not_locked", 3),
         (lambda w: w.edit_lock(pythons=["3.1"]), "python_missing", 3),
         (lambda w: (w.target / "1.patch").unlink(), "series_malformed", 1),
-        (lambda w: (w.target / "series").unlink(), "series_missing", 1),
+        (lambda w: (w.target / "series.yaml").unlink(), "series_missing", 1),
         (lambda w: (w.root / "ws" / "venv").mkdir(parents=True), "path_in_use", 3),
     ],
 )  # fmt: skip
@@ -272,7 +272,7 @@ def test_failures_say_what_to_do(world, break_world, code, exit_code):
         STEP.apply(context)
     assert caught.value.code == code
     assert caught.value.exit_code == exit_code
-    assert caught.value.remedy
+    assert str(caught.value.remedy)
     assert not (context.workspace / "venv" / "runbook.json").exists()
 
 
@@ -296,7 +296,7 @@ def test_index_credentials_are_never_logged(world, monkeypatch):
 
 def test_fingerprint_files_are_series_and_locks(world):
     names = [path.name for path in STEP.files(world.context().inputs)]
-    assert names == ["series", "1.patch", "2.patch", "l.json", "l.txt"]
+    assert names == ["series.yaml", "1.patch", "2.patch", "l.json", "l.txt"]
 
 
 def test_check_imports_nothing_heavy(world):

@@ -7,16 +7,10 @@ import zipfile
 
 import pytest
 
-from runbook.steps.vllm.wheel import (
-    Wheel,
-    WheelError,
-    WheelName,
-    edit_metadata,
-    edit_version,
-    edit_wheel,
-    faults,
-    repack,
-)
+from runbook.steps.common.packages.record import Row, faults
+from runbook.steps.common.packages.wheel import Wheel, WheelError, WheelName
+from runbook.steps.vllm.metadata import edit_metadata, edit_version, edit_wheel
+from runbook.steps.vllm.repack import repack
 
 NAME = WheelName("vllm", "1.2.0+cpu.mtp.0a", "cp38-abi3-manylinux_2_28_x86_64")
 
@@ -45,8 +39,8 @@ def test_record_holds_and_names_every_member(packed):
     record = packed.record()
     assert list(faults(record, packed.open)) == []
     assert set(record) == set(packed.members)
-    assert record[f"{packed.dist_info}/RECORD"] == ("", "")
-    assert all(digest and size for path, (digest, size) in record.items() if "RECORD" not in path)
+    assert record[f"{packed.dist_info}/RECORD"] == Row()
+    assert all(row.digest and row.size for path, row in record.items() if "RECORD" not in path)
 
 
 def test_members_are_changed_added_left_out_and_kept(packed, world):

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runbook.protocol import Context, PreconditionNotMet, StepFailure
+from runbook.remedy import Remedy
 from runbook.steps.common import tether
-from runbook.steps.common.pip.symptoms import DISK_FULL, Symptom, diagnose
-from runbook.steps.common.pip.watch import progress_of
-from runbook.steps.common.pip.wheels import Wheel
+from runbook.steps.common.packages.pins import Pin
+from runbook.steps.common.packages.symptoms import DISK_FULL, Symptom, diagnose
+from runbook.steps.common.packages.watch import progress_of
 
 # The first that matches decides: an unreachable index also reports "No matching distribution".
 SYMPTOMS = (
@@ -20,9 +21,12 @@ SYMPTOMS = (
         r"DO NOT MATCH THE HASHES",
         "hash_mismatch",
         "the package index gave a wheel that is not the locked one",
-        "run again; if it stays so, the index or mirror that pip uses serves another file under "
-        "this name: use another one",
-        True,
+        Remedy(
+            "run",
+            text="{command}; if it stays so, the index or mirror that pip uses serves another file "
+            "under this name: use another one",
+        ),
+        retryable=True,
     ),
     Symptom(
         r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ConnectionResetError"
@@ -30,15 +34,21 @@ SYMPTOMS = (
         r"|connection broken|HTTP error 5\d\d|5\d\d Server Error",
         "index_unreachable",
         "the package index cannot be reached, or broke off",
-        "check the network and `pip config list` (index-url, proxy, cert), then run again",
-        True,
+        Remedy(
+            "run",
+            text="check the network and `pip config list` (index-url, proxy, cert), then {command}",
+        ),
+        retryable=True,
     ),
     Symptom(
         r"No matching distribution found|HTTP error 404|404 Client Error",
         "package_not_found",
         "the package index has no such wheel",
-        "let pip use an index or mirror that has it (`pip config set global.index-url URL`)",
-        False,
+        Remedy(
+            "run",
+            text="let pip use an index or mirror that has it (`pip config set global.index-url "
+            "URL`), then {command}",
+        ),
     ),
 )
 
@@ -63,7 +73,7 @@ def _run(ctx: Context, arguments: Sequence[str | Path], temporary: Path) -> None
         raise diagnose("\n".join(lines), SYMPTOMS) or failure from failure
 
 
-def download(ctx: Context, wheels: Sequence[Wheel], folder: Path) -> None:
+def download(ctx: Context, pins: Sequence[Pin], folder: Path) -> None:
     """Fetch wheels into `folder`, each checked against its hash by pip.
 
     Index, mirror, proxy and certificates are those of the user's pip configuration. After a
@@ -71,8 +81,8 @@ def download(ctx: Context, wheels: Sequence[Wheel], folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     requirements = folder / "requirements.txt"
-    requirements.write_text("".join(wheel.requirement() for wheel in wheels))
-    with progress_of(ctx, folder, sum(wheel.bytes for wheel in wheels), "downloading wheels"):
+    requirements.write_text("".join(pin.requirement() for pin in pins))
+    with progress_of(ctx, folder, sum(pin.bytes for pin in pins), "downloading wheels"):
         _run(
             ctx,
             [

@@ -10,17 +10,15 @@ import pytest
 import yaml
 
 from runbook.protocol import StepFailure
-from runbook.steps.vllm.packages import (
-    explain,
-    file_requirement,
+from runbook.steps.common.packages.indexes import (
     parse_settings,
     uv_environment,
     uv_index_options,
-    while_writing,
-    written_by_children,
 )
+from runbook.steps.common.packages.uv_command import explain, file_requirement
+from runbook.steps.common.packages.watch import while_writing, written_by_children
 
-CASES = yaml.safe_load(Path(__file__).with_name("packages.yaml").read_text())
+CASES = yaml.safe_load(Path(__file__).with_name("uv_command.yaml").read_text())
 
 
 @pytest.mark.parametrize("case", CASES["settings"], ids=lambda case: case["id"])
@@ -37,7 +35,7 @@ def test_failures_are_explained(case):
     assert failure.code == case["code"]
     assert failure.exit_code == case["exit"]
     assert failure.retryable == case.get("retryable", False)
-    assert case["remedy"] in failure.remedy
+    assert case["remedy"] in str(failure.remedy)
     assert failure.cause
     assert "user:pass" not in failure.cause + failure.message
 

@@ -1,1 +1,0 @@
-"""Wheels, and pip as a program."""

@@ -2,7 +2,8 @@
 
 A file is an 8-byte little-endian length N, N bytes of JSON (`name: {dtype, shape, data_offsets}`,
 plus `__metadata__`), and the data, to which the offsets are relative. Tensors must cover the data
-without holes (https://github.com/huggingface/safetensors#format).
+without holes (https://github.com/huggingface/safetensors#format). What the library (0.8.0) refuses
+is refused here, and duplicate keys besides, which the format forbids and the library lets pass.
 """
 
 from __future__ import annotations
@@ -10,22 +11,29 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 LENGTH_BYTES = 8
 MAX_HEADER = 100_000_000
 """The limit that the safetensors library itself sets."""
+MAX_DEPTH = 127
+"""Levels of nesting that its JSON parser (serde_json) takes."""
+MAX_INT = (1 << 64) - 1
 
 ITEM_BITS = {
     "BOOL": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
     "U8": 8,
     "I8": 8,
-    "F8_E4M3": 8,
     "F8_E5M2": 8,
+    "F8_E4M3": 8,
     "F8_E8M0": 8,
-    "F4": 4,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
     "I16": 16,
     "U16": 16,
     "F16": 16,
@@ -33,10 +41,12 @@ ITEM_BITS = {
     "I32": 32,
     "U32": 32,
     "F32": 32,
+    "C64": 64,
+    "F64": 64,
     "I64": 64,
     "U64": 64,
-    "F64": 64,
 }
+"""Bits of a value by dtype: all that safetensors 0.8.0 knows."""
 
 Read = Callable[[int, int], bytes]
 """`read(offset, length)`; may return fewer bytes at the end of the file."""
@@ -63,9 +73,9 @@ class Tensor:
 
     @property
     def expected_nbytes(self) -> int | None:
-        """What dtype and shape ask for; None for a dtype unknown here."""
-        bits = ITEM_BITS.get(self.dtype)
-        return None if bits is None else math.prod(self.shape) * bits // 8
+        """What dtype and shape ask for; None if that is no whole number of bytes."""
+        bits = math.prod(self.shape) * ITEM_BITS[self.dtype]
+        return None if bits % 8 else bits // 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +91,15 @@ class Header:
         """The length the file must have, in bytes."""
         return max((t.end for t in self.tensors), default=self.data_begin)
 
+    def contradictions(self) -> Iterator[str]:
+        """The names of tensors whose offsets leave a hole, overlap, or differ from what dtype and
+        shape ask for."""
+        at = self.data_begin
+        for tensor in self.tensors:
+            if tensor.begin != at or tensor.expected_nbytes != tensor.nbytes:
+                yield tensor.name
+            at = tensor.end
+
 
 def parse(read: Read, shard: str) -> Header:
     """The header of the file that `read` reads; `HeaderError` says what is wrong with it."""
@@ -94,22 +113,112 @@ def parse(read: Read, shard: str) -> Header:
     if len(raw) < length:
         raise HeaderError(f"the file ends inside its header ({len(raw)} of {length} bytes)")
     try:
-        entries = json.loads(raw)
-        metadata = entries.pop("__metadata__", {})
+        entries = _entries(raw)
+        metadata = _metadata(entries.pop("__metadata__", None))
         data = LENGTH_BYTES + length
         tensors = [_tensor(name, shard, entry, data) for name, entry in entries.items()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except RecursionError:
+        raise HeaderError("the header is nested too deeply") from None
+    except ValueError as error:
         raise HeaderError(f"the header is not valid: {error}") from error
     tensors.sort(key=lambda t: (t.begin, t.end))
     return Header(tuple(tensors), metadata, data)
 
 
-def _tensor(name: str, shard: str, entry: Mapping[str, Any], data: int) -> Tensor:
-    begin, end = entry["data_offsets"]
-    shape = tuple(int(n) for n in entry["shape"])
-    if not 0 <= begin <= end:
-        raise ValueError(f"{name} has offsets {begin}, {end}")
-    return Tensor(name, shard, str(entry["dtype"]), shape, data + begin, data + end)
+def _entries(raw: bytes) -> dict[str, Any]:
+    """The JSON object, by the rules of serde_json. Raises ValueError or RecursionError."""
+    found = json.loads(
+        raw.decode("utf-8"),
+        object_pairs_hook=_object,
+        parse_int=_integer,
+        parse_float=_real,
+        parse_constant=_constant,
+    )
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    if b"\\u" in raw:
+        json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair cannot be encoded
+    return found
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"{twice!r} is there twice")
+    return made
+
+
+def _integer(text: str) -> int | float:
+    if text == "-0" or len(text) > 20:
+        return _real(text)
+    return int(text)
+
+
+def _real(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:40]} is out of range")
+    return value
+
+
+def _constant(text: str) -> float:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _metadata(value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(type(text) is str for text in value.values()):
+        raise ValueError("__metadata__ must map texts to texts")
+    return value
+
+
+def _tensor(name: str, shard: str, entry: Any, data: int) -> Tensor:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{name!r} is no JSON object")
+    for key in ("dtype", "shape", "data_offsets"):
+        if key not in entry:
+            raise ValueError(f"{name!r} has no {key}")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if type(dtype) is not str or dtype not in ITEM_BITS:
+        raise ValueError(f"{name!r} has the dtype {_shown(dtype)}, which safetensors does not know")
+    if not isinstance(shape, list) or not all(map(_natural, shape)):
+        raise ValueError(f"{name!r} has the shape {_shown(shape)}")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_natural, offsets)):
+        raise ValueError(f"{name!r} has the offsets {_shown(offsets)}")
+    begin, end = offsets
+    if end < begin:
+        raise ValueError(f"{name!r} has the offsets {_shown(offsets)}")
+    product = 1
+    for size in shape:  # in this order: a zero first keeps the library from an overflow
+        product *= size
+        if product > MAX_INT:
+            raise ValueError(f"{name!r} has the shape {_shown(shape)}, which overflows")
+    if product * ITEM_BITS[dtype] > MAX_INT:
+        raise ValueError(f"{name!r} has the shape {_shown(shape)}, which overflows")
+    if len(entry) > 3 and _depth(entry) > MAX_DEPTH - 1:
+        raise ValueError(f"{name!r} is nested too deeply")
+    return Tensor(name, shard, dtype, tuple(shape), data + begin, data + end)
+
+
+def _natural(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MAX_INT
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _depth(value: Any) -> int:
+    """Levels of nesting, without recursion."""
+    deepest, level = 0, [value]
+    while level := [v for v in level if isinstance(v, (dict, list))]:
+        deepest += 1
+        level = [w for v in level for w in (v.values() if isinstance(v, dict) else v)]
+    return deepest
 
 
 def render(

@@ -37,15 +37,8 @@ def problems(folder: Path, names: Collection[str]) -> Iterator[Reason]:
             yield Reason(
                 "bad_length", f"{name} is {short}: {size} bytes, its header needs {header.end}"
             )
-        for tensor in header.tensors:
-            expected = tensor.expected_nbytes
-            if expected is None:
-                yield Reason("unknown_dtype", f"{name}: {tensor.name} is {tensor.dtype}")
-            elif expected != tensor.nbytes:
-                yield Reason(
-                    "bad_offsets",
-                    f"{name}: {tensor.name} takes {tensor.nbytes} bytes, its shape {expected}",
-                )
+        for tensor in header.contradictions():
+            yield Reason("bad_offsets", f"{name}: the bytes of {tensor} do not fit its shape")
     for name in sorted(n for n in names if n.endswith(INDEX)):
         yield from _index_problems(folder, name, tensors)
 

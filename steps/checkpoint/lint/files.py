@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from runbook.steps.checkpoint.checkpoint import INDEX
-from runbook.steps.checkpoint.headers import Header
 from runbook.steps.checkpoint.lint.subject import Fault, Subject, fault
 
 
@@ -21,7 +20,7 @@ def check(about: Subject) -> Iterator[Fault]:
                 f"{shard} has {size} bytes, its header asks for {header.end}",
                 (shard,),
             )
-        yield from fault("shard_layout", f"{shard}: {{n}} tensors", _contradictions(header))
+        yield from fault("shard_layout", f"{shard}: {{n}} tensors", header.contradictions())
     broken = {p.file for p in found.unreadable}
     files = set(found.index.values())
     yield from fault(
@@ -62,12 +61,3 @@ def lacking(about: Subject) -> list[str]:
             and (t.name in known.plains or t.name.rpartition(".")[0] in bases)
         }
     )
-
-
-def _contradictions(header: Header) -> list[str]:
-    at, names = header.data_begin, []
-    for tensor in header.tensors:
-        if tensor.begin != at or tensor.expected_nbytes not in (None, tensor.nbytes):
-            names.append(tensor.name)
-        at = tensor.end
-    return names

@@ -7,7 +7,7 @@ the standard library: a run in which all steps are satisfied must not pay for mo
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -238,6 +238,15 @@ class Hooks(Step, Protocol):
     def output_names(self, given: Mapping[str, Any]) -> frozenset[str] | None:
         """The outputs that a step whose `with:` is this has, templates not rendered, where that
         depends on it; None if it cannot be told. Without this hook `Outputs` names them."""
+        ...
+
+    def foresee(
+        self, given: Mapping[str, Json], unknown: Collection[str], facts: Mapping[str, Any]
+    ) -> Iterable[Reason]:
+        """What speaks against the inputs before the steps that it needs have run. `given` is the
+        rendered `with:`, not validated, without what needs outputs that are not there yet: the
+        dotted paths of that are in `unknown`. Errors refuse the plan, and the run before anything
+        runs."""
         ...
 
 

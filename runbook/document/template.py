@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runbook.document.words import NoTextError, as_text, describe
@@ -130,6 +130,29 @@ def render(compiled: Json, scope: Mapping[str, Any]) -> Json:
     if isinstance(compiled, list):
         return [render(v, scope) for v in compiled]
     return compiled
+
+
+def known(compiled: Json, scope: Mapping[str, Any], path: str = "") -> tuple[Json, set[str]]:
+    """What can be rendered of a value before all names have a value, and the dotted paths of the
+    members that cannot be, which are left out. StepFailure if that is the whole of it."""
+    unknown: set[str] = set()
+
+    def member(value: Json, key: str) -> Iterator[Json]:
+        below = f"{path}.{key}" if path else key
+        try:
+            given, missing = known(value, scope, below)
+        except StepFailure:
+            unknown.add(below)
+            return
+        unknown.update(missing)
+        yield given
+
+    if isinstance(compiled, dict) and not operator(compiled):
+        plain = ((k[1:] if k.startswith("$") else k, v) for k, v in compiled.items())
+        return {k: given for k, v in plain for given in member(v, k)}, unknown
+    if isinstance(compiled, list):
+        return [given for i, v in enumerate(compiled) for given in member(v, str(i))], unknown
+    return render(compiled, scope), unknown
 
 
 def evaluate(compiled: Json, scope: Mapping[str, Any]) -> bool:

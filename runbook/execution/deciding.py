@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from runbook.errors import FAILED, error_dict
+from runbook.errors import FAILED, PRECONDITION, error_dict
 from runbook.execution.outcome import Outcome
 from runbook.execution.recording import Recorder
 from runbook.planning.evaluate import Evaluator, Look
@@ -31,6 +31,9 @@ class Decider:
         self.outcome = outcome
         self.approved = approved
         self.approve_all = approve_all
+        self.ahead: Collection[Step] = ()
+        """The steps of this run, until the first that is to run has them all asked."""
+        self._refused: list[str] = []
 
     def decide(self, step: Step, *, again: bool) -> Look | None:
         """The look at a step that is to run now; None if its part in this run has ended with the
@@ -58,6 +61,9 @@ class Decider:
             self.record.checkpoint(look, look.check.outputs, known, 0, 0.0)
             end(name, "satisfied", "adopt", (*decision.reasons, *look.check.reasons))
             return None
+        if self._refused or (decision.verb == "run" and self._foresee(name)):
+            self.block(step, self._refused)
+            return None
         work = look.check.work.dump()
         event("step.decided", step=name, work=work, decision=decision.verb, reasons=reasons)
         if decision.verb == "unmet":
@@ -73,6 +79,21 @@ class Decider:
             return None
         end(name, "running", "run", decision.reasons)
         return look
+
+    def _foresee(self, first: str) -> bool:
+        """Whether a step after the first one that runs refuses its inputs already: then nothing
+        runs, as all that would be for nothing."""
+        ahead, self.ahead = self.ahead, ()
+        for step in ahead:
+            name = step["id"]
+            if name == first or name in self.outcome.steps:
+                continue
+            reasons = self.evaluator.foresee(step)
+            refusals = [reason for reason in reasons if reason.severity == "error"]
+            if refusals:
+                self._refused.append(name)
+                self._fail(step, reasons, refusals[0], PRECONDITION)
+        return bool(self._refused)
 
     def block(self, step: Step, blockers: list[str]) -> None:
         """A step that needs others which did not come to their end cannot run."""
@@ -102,9 +123,11 @@ class Decider:
 
     def _refuse(self, look: Look) -> None:
         """A step whose inputs cannot be rendered or validated fails without an attempt."""
-        name, first = look.step["id"], look.check.reasons[0]
-        where = f"{self.record.book['source']}:{look.step['line']}"
+        self._fail(look.step, look.check.reasons, look.check.reasons[0], FAILED)
+
+    def _fail(self, step: Step, reasons: Collection[Reason], first: Reason, code: int) -> None:
+        name = step["id"]
+        where = f"{self.record.book['source']}:{step['line']}"
         error = error_dict(first.code, first.message, remedy=first.remedy, where=where)
         self.record.event("attempt.failed", step=name, attempt=0, seconds=0.0, error=error)
-        reasons = look.check.reasons
-        self.outcome.end(name, "failed", "run", reasons, error=error, exit_code=FAILED)
+        self.outcome.end(name, "failed", "run", reasons, error=error, exit_code=code)

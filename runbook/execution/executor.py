@@ -75,6 +75,7 @@ class Executor:
     def execute(self) -> int:
         runnable = [s["id"] for s in self._pending if s["id"] in self.selection.runnable]
         self.record.begin(runnable, self.selection)
+        self.decider.ahead = [s for s in self._pending if s["id"] in runnable]
         signals = Signals(self._stop)
         attempts = self.attempts
         try:

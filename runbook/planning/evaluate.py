@@ -161,6 +161,20 @@ class Evaluator:
             )
         return look
 
+    def foresee(self, step: CompiledStep) -> tuple[Reason, ...]:
+        """What a step can say against its inputs before the steps that it needs have run."""
+        try:
+            ahead = getattr(self.kind(step)[0], "foresee", None)
+            if ahead is None or not template.evaluate(step["when"], self._scope):
+                return ()
+            given, unknown = template.known(step["with"], self._scope)
+            return tuple(ahead(given, frozenset(unknown), self.facts))
+        except StepFailure:
+            return ()  # nothing is known of it yet
+        except Exception as error:
+            file = crash.write(error, self.workspace.state)
+            return (Reason("check_crashed", f"its rules crashed: {error!r}", f"see {file}"),)
+
     def record_outputs(self, step: str, outputs: Mapping[str, Json], known: str = "") -> str:
         """Make a step's outputs visible to later ones; returns their digest. The identity of a
         service's process is left out of it: who depends on that, names it in `with`."""

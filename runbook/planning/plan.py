@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from runbook.planning.evaluate import Evaluator
-from runbook.planning.planner import INACTIVE, UPSTREAM, Decision, Selection, considered, decide
+from runbook.planning.planner import INACTIVE, Decision, Selection, considered, decide, foreseen
 from runbook.protocol import Work
 from runbook.redact import Redactor
 from runbook.state.history import RunRecord, last_attempt
@@ -29,7 +29,7 @@ def plan(book: Book, workspace: Workspace, selection: Selection, deep: bool) -> 
         work, question = Work().dump(), None
         look = evaluator.look(step, deep)
         if open_ends.intersection(step["needs"]):
-            decision = UPSTREAM
+            decision = foreseen(evaluator.foresee(step))
             # What does not depend on the outputs of earlier steps can be told beforehand.
             if look.active and look.inputs is not None and not look.check.ok:
                 work = look.check.work.dump()

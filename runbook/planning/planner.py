@@ -116,6 +116,12 @@ UP_TO_DATE = Decision("skip", (Reason("up_to_date", "up to date", "", "info"),))
 INACTIVE = Decision("inactive", (Reason("when", "its `when` is false", "", "info"),))
 
 
+def foreseen(reasons: Collection[Reason]) -> Decision:
+    """Of a step that waits for earlier ones, given what it says beforehand."""
+    refused = any(reason.severity == "error" for reason in reasons)
+    return Decision("unmet" if refused else "later", (*reasons, *UPSTREAM.reasons))
+
+
 def decide(view: View) -> Decision:
     """The decision table of the design, one row an `if`, the first that fits."""
     check = view.check

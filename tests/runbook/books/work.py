@@ -47,6 +47,10 @@ class Work:
             return Check.satisfied(outputs, Reason("thin", "the ice is thin", "", "warning"))
         return Check.satisfied(outputs)
 
+    def foresee(self, given, unknown, facts):
+        if given.get("mood") == "refuses":
+            yield Reason("rule", f"it refuses, and does not know {sorted(unknown)}", "cheer it up")
+
     def apply(self, ctx):
         diary = ctx.workspace / "diary"
         with diary.open("a") as file:

@@ -4,7 +4,7 @@
 |---|---|
 | proxy | HTTP_PROXY, HTTPS_PROXY, else ALL_PROXY; the names in lower case come first |
 | servers without a proxy | NO_PROXY: hosts with their subdomains, addresses, networks, `*` |
-| certificates | REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE; SSL_CERT_DIR; certifi's |
+| certificates | REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, SSL_CERT_FILE, SSL_CERT_DIR; certifi's |
 
 An entry of NO_PROXY may have a port. This machine itself (localhost, loopback addresses) is never
 asked for through a proxy.
@@ -28,16 +28,30 @@ from runbook.remedy import Remedy
 if TYPE_CHECKING:
     import ssl
 
-CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""All that are set count; certifi's are believed where none names a file."""
 PORTS = {"http": 80, "https": 443}
 
 _PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/@\s'\"<>]*@", re.IGNORECASE)
+_LOGIN = re.compile(r"([a-z]+://)([^/@\s]*)@", re.IGNORECASE)
 _AGAIN = "then {command}"
 
 
 def without_password(text: str) -> str:
     """A text whose URLs do not say who logs in, and with which password."""
     return _PASSWORD.sub(r"\1", text)
+
+
+def split_login(url: str) -> tuple[str, str]:
+    """A URL without its login, and that as the header Authorization would say it, or ""."""
+    found = _LOGIN.match(url)
+    if not found:
+        return url, ""
+    from base64 import b64encode
+    from urllib.parse import unquote
+
+    login = b64encode(unquote(found[2]).encode()).decode()
+    return found[1] + url[found.end() :], f"Basic {login}"
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
@@ -138,27 +152,32 @@ def _address(host: str) -> Any:
 
 def trust() -> ssl.SSLContext:
     """The certificate authorities that are believed. Raises PreconditionNotMet."""
-    name = next((name for name in CERTIFICATES if os.environ.get(name)), "")
-    return _trust(name, os.environ.get(name, ""), os.environ.get("SSL_CERT_DIR", ""))
+    names = [name for name in CERTIFICATES if os.environ.get(name)]
+    return _trust(tuple((name, os.environ[name]) for name in names))
 
 
 @cache
-def _trust(name: str, place: str, folder: str) -> ssl.SSLContext:
+def _trust(named: tuple[tuple[str, str], ...]) -> ssl.SSLContext:
     import ssl
 
     import certifi
 
-    path = Path(place or certifi.where()).expanduser()
-    capath = Path(folder).expanduser() if folder else None
-    if path.is_dir():
-        path, capath = Path(certifi.where()), path
-    try:
-        return ssl.create_default_context(cafile=path, capath=capath)
-    except OSError as error:  # no such file, or no certificates in it
-        raise PreconditionNotMet(
-            f"{name or 'certifi'} names certificates that cannot be read: {path}",
-            code="certificates_unreadable",
-            cause=error.strerror or str(error),
-            remedy=Remedy("run", text=f"correct or unset {name or 'SSL_CERT_DIR'}, {_AGAIN}"),
-            where=str(path),
-        ) from error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if not any(name != "SSL_CERT_DIR" for name, _ in named):
+        context.load_verify_locations(cafile=certifi.where())
+    for name, given in named:
+        path = Path(given).expanduser()
+        try:
+            folder = path.is_dir()
+            context.load_verify_locations(
+                cafile=None if folder else path, capath=path if folder else None
+            )
+        except OSError as error:  # no such file, or no certificates in it
+            raise PreconditionNotMet(
+                f"{name} names certificates that cannot be read: {path}",
+                code="certificates_unreadable",
+                cause=error.strerror or str(error),
+                remedy=Remedy("run", text=f"correct or unset {name}, {_AGAIN}"),
+                where=str(path),
+            ) from error
+    return context

@@ -1,11 +1,13 @@
-"""How fast and how often: backoff after failures, Retry-After, the bandwidth limit."""
+"""How fast and how often: backoff after failures, Retry-After, patience, the bandwidth limit."""
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 
 FIRST_WAIT = 1.0
@@ -19,17 +21,16 @@ def backoff(failures: int, first: float = FIRST_WAIT, longest: float = LONGEST_W
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for: a number or a date (RFC 9110, 10.2.3)."""
+    """Seconds that a Retry-After header asks for: a number or a date (RFC 9110, 10.2.3). None for
+    what is neither."""
     if not value:
         return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
+    with suppress(ValueError):
+        seconds = float(value)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
+    with suppress(ValueError, TypeError, IndexError, OverflowError):
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+    return None
 
 
 def time_left(seconds: float) -> str:
@@ -57,6 +58,44 @@ class Rate:
             return ""
         rate = (done - before) / (now - began)
         return f"{rate / 1e6:.1f} MB/s, {time_left((total - done) / rate)}"
+
+
+class Patience:
+    """Ends what gains too little: fewer than `least` units a second, over `seconds`.
+
+    Who gains says so with `gain`; only what was not there before is a gain. Not for several
+    threads at once.
+    """
+
+    LOOKS = 20
+    """That many a window: how exactly the window is kept."""
+
+    def __init__(self, seconds: float, least: float) -> None:
+        self.seconds = seconds
+        self._needed = max(1.0, least * seconds)
+        self._gained = 0
+        self._looks: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+
+    def gain(self, count: int) -> None:
+        self._gained += count
+
+    def left(self) -> float:
+        """Seconds until it is exhausted if nothing is gained."""
+        now = time.monotonic()
+        enough = self._gained - self._needed
+        since = next((when for when, gained in self._looks if gained > enough), now)
+        return self.seconds - (now - since)
+
+    def exhausted(self) -> int | None:
+        """What was gained in the last `seconds` if that is too little, else None."""
+        now = time.monotonic()
+        if now - self._looks[-1][0] >= self.seconds / self.LOOKS:
+            self._looks.append((now, self._gained))
+        while len(self._looks) > 1 and now - self._looks[1][0] >= self.seconds:
+            self._looks.popleft()
+        began, before = self._looks[0]
+        gained = self._gained - before
+        return gained if now - began >= self.seconds and gained < self._needed else None
 
 
 class Bandwidth:

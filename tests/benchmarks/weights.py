@@ -301,9 +301,10 @@ def check(bench: Bench, rounds: int) -> None:
     from types import SimpleNamespace
 
     from runbook.planning.context import StepContext
+    from runbook.steps.common.hub.inventory import Inventory, Record
     from runbook.steps.common.hub.listing import Digest, Entry, Listing
-    from runbook.steps.common.hub.stamp import Record, Stamp
-    from runbook.steps.weights import Weights, wanted
+    from runbook.steps.common.hub.step import wanted
+    from runbook.steps.weights import Weights
 
     workspace = bench.folder / "sparse"
     folder = workspace / "weights" / "big"
@@ -325,7 +326,9 @@ def check(bench: Bench, rounds: int) -> None:
     )
     context = StepContext("weights", inputs, workspace)
     records = {entry.path: Record.of(folder / entry.path, "downloaded", True) for entry in entries}
-    Stamp(wanted(context), Listing("org/big", "0" * 40, tuple(entries)), records, True).save(folder)
+    Inventory(wanted(context), Listing("org/big", "0" * 40, tuple(entries)), records, True).save(
+        folder
+    )
     times: dict[str, list[float]] = {"runbook": [], "stat": []}
     for _ in range(10 * rounds):
         began = time.perf_counter()

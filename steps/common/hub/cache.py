@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runbook.steps.common.hub.listing import Entry
-from runbook.steps.common.hub.part import SUFFIX
-from runbook.steps.common.hub.stamp import NAME
 
 FICLONE = 0x40049409
 """linux/fs.h: share the blocks of another file, copied when written (btrfs, xfs)."""
@@ -49,28 +47,27 @@ def cached(
     return path.resolve()
 
 
-def reuse(source: Path, target: Path, how: str) -> str:
-    """Put a file at `target` without copying it; returns how, or "" if it cannot be done.
+def link(source: Path, target: Path, how: str) -> str:
+    """Make `target`, a name of ours, the same file without copying it; returns how, or "" if it
+    cannot be done.
 
     `hardlink` falls back to `reflink`: both give a file that outlives the cache. A symlink does
     not, so it is made only when asked for.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.link")
-    temporary.unlink(missing_ok=True)
     ways = {
         "hardlink": (_hardlink, _reflink),
         "reflink": (_reflink,),
         "symlink": (_symlink,),
     }.get(how, ())
     for way in ways:
+        target.unlink(missing_ok=True)
         try:
-            way(source, temporary)
+            way(source, target)
         except OSError:
             # Another file system, or one that cannot: the next way, at last the download.
-            temporary.unlink(missing_ok=True)
+            target.unlink(missing_ok=True)
             continue
-        temporary.replace(target)
         return way.__name__.strip("_")
     return ""
 
@@ -100,12 +97,3 @@ def foreign_leftovers(
     for place in places:
         for path in sorted(place.rglob("*.incomplete")) if place.is_dir() else ():
             yield path, path.stat().st_blocks * 512
-
-
-def own_leftovers(folder: Path) -> Iterator[Path]:
-    """Unfinished files of ours: those with a sidecar, and records that were being written."""
-    for sidecar in sorted(folder.rglob(f"*{SUFFIX}.json")):
-        yield sidecar.with_suffix("")
-        yield sidecar
-    for pattern in (f".*{SUFFIX}.json.*.tmp", f".{NAME}.*.tmp"):
-        yield from sorted(folder.rglob(pattern))

@@ -12,13 +12,12 @@ are on the disk already, a first download of one model does not have.
 
 Why urllib3: on the loopback one connection moved 0.5 to 1.1 GB/s through urllib3 and 0.2 GB/s
 through httpx (tests/benchmarks/weights.py times the whole), and `read1` hands over what has
-arrived, so that a cut costs nothing already received.
+arrived, so that a cut costs nothing already received. The settings are those of network.py.
 """
 
 from __future__ import annotations
 
-import os
-import ssl
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,18 +25,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
-import certifi
 import urllib3
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
-from runbook.steps.common.hub import hub
-from runbook.steps.common.hub.hub import BUSY, Busy, Location
+from runbook.steps.common import http, network
+from runbook.steps.common.hub.refusals import Busy, asked_wait
+from runbook.steps.common.hub.source import Location
+from runbook.steps.common.hub.untrusted import shown
 
-REDIRECTS = 5
 READ = 1 << 20
+HEADERS = {"User-Agent": http.AGENT, "Accept-Encoding": "identity"}
 
 
 class Expired(Exception):
@@ -54,20 +53,22 @@ class Misbehaved(Exception):
 
 @dataclass
 class Answer:
-    """A response positioned at `start`; `whole`: the server ignored the range."""
+    """A response positioned at `start`; `whole`: the server ignored the range. `location`: where
+    it came from, to be asked for the next range."""
 
     response: BaseHTTPResponse
     start: int
     stop: int
     whole: bool
     validator: str
+    location: Location
 
     def read(self) -> bytes:
         """What has arrived, at most 1 MiB; empty at the end."""
         try:
             return self.response.read1(READ, decode_content=False)
         except (HTTPError, OSError) as error:
-            raise Busy(f"connection lost: {error}") from error
+            raise Busy(f"connection lost: {http.reason(error)}") from error
 
 
 class Client:
@@ -87,15 +88,15 @@ class Client:
     ) -> Iterator[Answer]:
         """Ask for bytes [start, stop) of a file of `size` bytes. `validator`: the ETag that the
         server gave before; then other content raises Changed. Raises also Busy, Expired,
-        Misbehaved, and StepFailure for a refused certificate."""
+        Misbehaved, and StepFailure for what another try would not mend."""
         start, stop = span
-        headers = {**location.headers, "Range": f"bytes={start}-{stop - 1}"}
+        headers = {**HEADERS, "Range": f"bytes={start}-{stop - 1}"}
         if validator and not validator.startswith("W/"):
             headers["If-Range"] = validator  # must be a strong one: RFC 9110, 13.1.5
-        response = self._request(location.url, headers)
+        response, found = self._follow(location, headers)
         complete = False
         try:
-            answer = _judge(response, start, stop, size, validator)
+            answer = _judge(response, start, stop, size, validator, found)
             yield answer
             complete = answer.response.tell() >= answer.stop - answer.start
         finally:
@@ -106,51 +107,78 @@ class Client:
             else:
                 response.close()
 
-    def _request(self, url: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
-        headers = dict(headers)
-        for _ in range(REDIRECTS):
+    def _follow(
+        self, location: Location, headers: Mapping[str, str]
+    ) -> tuple[BaseHTTPResponse, Location]:
+        """The answer at the end of the redirects, and where that was. A server that is asked for
+        a file is listened to as long as it answers itself."""
+        url, inquiry, authorization = location.url, location.inquiry, location.authorization
+        said: dict[str, str] = {}
+        for _ in range(http.REDIRECTS):
+            response = self._request(url, headers, authorization)
             try:
-                response = self._pool(url).request(
-                    "GET",
-                    url,
-                    headers=headers,
-                    redirect=False,
-                    retries=False,
-                    preload_content=False,
-                    timeout=self._timeout,
-                )
-            except (HTTPError, OSError) as error:
-                if certificate := hub.certificate_error(error):
-                    raise hub.tls_failure(urlsplit(url).netloc, certificate) from error
-                raise Busy(f"{urlsplit(url).netloc}: {error}") from error
-            target = response.get_redirect_location()
-            if not target:
-                with self._lock:
-                    self._open.add(response)
-                    if self._closed:
-                        response.close()
-                return response
-            response.drain_conn()
-            target = urljoin(url, target)
-            if urlsplit(target)[:2] != urlsplit(url)[:2]:
-                headers.pop("Authorization", None)
+                target = _target(response, url)
+                if inquiry is not None:
+                    inquiry.look(response.status, response.headers, said)
+                    if target is None or not inquiry.concerns(target):
+                        inquiry.conclude(said)
+                        inquiry = None
+            except BaseException:
+                self._drop(response)
+                raise
+            if target is None:
+                # Where the server answers itself it is asked anew each time, with its rights.
+                stays = url == location.url
+                return response, location if stays else Location(url, authorization)
+            self._drop(response, reuse=True)
+            if network.origin(target) != network.origin(url):
+                authorization = ""
             url = target
-        raise Misbehaved(f"more than {REDIRECTS} redirects, the last to {urlsplit(url).netloc}")
+        raise Misbehaved(f"more than {http.REDIRECTS} redirects, the last to {_host(url)}")
+
+    def _request(
+        self, url: str, headers: Mapping[str, str], authorization: str
+    ) -> BaseHTTPResponse:
+        given = {**headers, "Authorization": authorization} if authorization else headers
+        try:
+            response = self._pool(url).request(
+                "GET",
+                url,
+                headers=given,
+                redirect=False,
+                retries=False,
+                preload_content=False,
+                timeout=self._timeout,
+            )
+        except (HTTPError, OSError, ValueError) as error:
+            if certificate := http.certificate_error(error):
+                raise http.tls_failure(_host(url), certificate) from error
+            raise Busy(f"{_host(url)}: {http.reason(error)}") from error
+        with self._lock:
+            self._open.add(response)
+            if self._closed:
+                response.close()
+        return response
+
+    def _drop(self, response: BaseHTTPResponse, reuse: bool = False) -> None:
+        with self._lock:
+            self._open.discard(response)
+        if reuse and (response.length_remaining or 0) < READ:
+            with suppress(HTTPError, OSError, ValueError):
+                response.drain_conn()
+                return
+        response.close()
 
     def _pool(self, url: str) -> urllib3.PoolManager:
-        parts = urlsplit(url)
-        proxy = getproxies().get(parts.scheme)
-        if proxy and proxy_bypass(parts.hostname or ""):
-            proxy = None
-        key = (parts.scheme, proxy)
+        scheme, proxy = urlsplit(url).scheme, network.proxy_for(url)
         with self._lock:
-            if key not in self._pools:
+            if (scheme, proxy) not in self._pools:
                 make = partial(_through, proxy) if proxy else urllib3.PoolManager
-                context = _trust() if parts.scheme == "https" else None
-                self._pools[key] = make(
+                context = network.trust() if scheme == "https" else None
+                self._pools[scheme, proxy] = make(
                     num_pools=32, maxsize=self._connections, ssl_context=context
                 )
-            return self._pools[key]
+            return self._pools[scheme, proxy]
 
     def close(self) -> None:
         """End all connections, also those that a thread waits on."""
@@ -170,40 +198,58 @@ def _through(proxy: str, **options: Any) -> urllib3.ProxyManager:
     """Connections through a proxy; urllib3 does not read a password from its URL."""
     auth = urllib3.util.parse_url(proxy).auth
     headers = urllib3.make_headers(proxy_basic_auth=unquote(auth)) if auth else None
+    if proxy.startswith("https:"):
+        options["proxy_ssl_context"] = network.trust()
     return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
 
 
-def _trust() -> ssl.SSLContext:
-    """The certificate authorities that huggingface_hub's client trusts, by the same variables."""
-    return ssl.create_default_context(
-        cafile=os.environ.get("SSL_CERT_FILE") or certifi.where(),
-        capath=os.environ.get("SSL_CERT_DIR") or None,
-    )
+def _host(url: str) -> str:
+    return network.without_password(url).partition("://")[2].partition("/")[0]
 
 
-def _judge(response: BaseHTTPResponse, start: int, stop: int, size: int, validator: str) -> Answer:
+def _target(response: BaseHTTPResponse, url: str) -> str | None:
+    """Where a redirect leads; None if it is none. Raises Misbehaved for nowhere."""
+    given = response.get_redirect_location()
+    if given is None or given is False:
+        return None
+    try:
+        target = urljoin(url, given)
+        if urlsplit(target).scheme in network.PORTS and network.origin(target)[1]:
+            return target
+    except ValueError:
+        pass
+    raise Misbehaved(f"Location {shown(given)} of {_host(url)} leads nowhere")
+
+
+def _judge(
+    response: BaseHTTPResponse, start: int, stop: int, size: int, validator: str, found: Location
+) -> Answer:
     """Is this the range that was asked for, of the content that is meant?"""
     status = response.status
-    if status in BUSY:
-        raise Busy(f"status {status}", hub.asked_wait(response.headers))
+    if status in http.BUSY:
+        raise Busy(f"{_host(found.url)} answers {status}", asked_wait(response.headers))
     if status in (401, 403, 404, 410):
-        raise Expired(f"status {status}")
-    found = response.headers.get("ETag", "")
+        raise Expired(f"status {status} of {_host(found.url)}")
+    etag = response.headers.get("ETag", "")
     if status == 416:
-        raise Misbehaved(f"status 416, Content-Range {response.headers.get('Content-Range')}")
+        given = response.headers.get("Content-Range")
+        raise Misbehaved(f"status 416, Content-Range {shown(given)}")
     if status not in (200, 206):
-        raise Misbehaved(f"status {status}")
+        raise Misbehaved(f"status {status} of {_host(found.url)}")
     # An answer without an ETag says nothing of a change, unless it is the whole file where the
     # range was asked for on the condition that nothing changed.
-    if validator and found != validator and (found or status == 200):
-        raise Changed(f"ETag {found or 'none'} where it was {validator}")
+    if validator and etag != validator and (etag or status == 200):
+        raise Changed(f"ETag {shown(etag) if etag else 'none'} where it was {shown(validator)}")
+    if encoding := response.headers.get("Content-Encoding", "").lower().replace("identity", ""):
+        raise Misbehaved(f"Content-Encoding {shown(encoding)}, which was not asked for")
     if status == 200:
         length = response.headers.get("Content-Length")
-        if length is not None and int(length) != size:
-            raise Misbehaved(f"a length of {length} where the hub lists {size}")
-        return Answer(response, 0, size, whole=(start, stop) != (0, size), validator=found)
+        if length is not None and not (re.fullmatch(r"\d{1,18}", length) and int(length) == size):
+            raise Misbehaved(f"Content-Length {shown(length)} where the hub lists {size}")
+        whole = (start, stop) != (0, size)
+        return Answer(response, 0, size, whole, etag, found)
     expected = f"bytes {start}-{stop - 1}/{size}"
     given = response.headers.get("Content-Range", "")
     if given.replace("/*", f"/{size}") != expected:
-        raise Misbehaved(f"Content-Range {given!r} where {expected!r} was asked for")
-    return Answer(response, start, stop, whole=False, validator=found)
+        raise Misbehaved(f"Content-Range {shown(given)} where {expected!r} was asked for")
+    return Answer(response, start, stop, False, etag, found)

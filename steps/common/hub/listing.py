@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Digest:
     """`sha256` of a file in large file storage; `git-sha1`, the blob id, of any other."""
 
@@ -17,13 +16,8 @@ class Digest:
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.value}"
 
-    @classmethod
-    def parse(cls, text: str) -> Digest:
-        algorithm, _, value = text.partition(":")
-        return cls(algorithm, value)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     path: str
     size: int
@@ -48,11 +42,3 @@ class Listing:
             "revision": self.revision,
             "files": {e.path: [e.size, str(e.digest)] for e in self.entries},
         }
-
-    @classmethod
-    def load(cls, data: Mapping[str, Any]) -> Listing:
-        entries = (
-            Entry(path, size, Digest.parse(digest))
-            for path, (size, digest) in data["files"].items()
-        )
-        return cls(data["repo"], data["revision"], tuple(entries))

@@ -1,34 +1,38 @@
-"""A file on its way: `name.part`, and `name.part.json`, which says what of it can be trusted.
+"""A file on its way: its bytes, and the sidecar that says what of them can be trusted.
 
 The sidecar holds the digest that the file shall have, the spans that were on disk (fdatasync)
 before it was written, the running digest, and the validators of the servers that the bytes came
 from. It is renamed into place, so whatever happens it tells the truth about an earlier moment.
+A small file has none: it is fetched anew.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from runbook.files import read_json, sync_folder, write_json
+from runbook.files import write_json
 from runbook.steps.common.hub import digests
 from runbook.steps.common.hub.listing import Entry
+from runbook.steps.common.hub.parts import FORMAT, paths, sidecar
 from runbook.steps.common.hub.spans import Spans
 
-SUFFIX = ".part"
-FORMAT = "runbook-part/1"
 CATCH_UP = 8 << 20
+
+Recorder = Callable[[Path], None]
+"""Told of a whole, durable file just before it takes its name."""
 
 
 class Part:
     """Written by several threads at once, each at its own positions."""
 
-    def __init__(self, target: Path, entry: Entry, hashed: bool) -> None:
+    def __init__(self, folder: Path, entry: Entry, hashed: bool) -> None:
         self.entry = entry
-        self.target = target
-        self.path, self.sidecar = paths(target)
+        self.target = folder / entry.path
+        self.path, self.sidecar = paths(folder, entry.path)
         self.validators: dict[str, str] = {}
         self.spans = Spans()
         self.passes = 1
@@ -51,14 +55,8 @@ class Part:
             raise
 
     def _resume(self) -> bool:
-        data = read_json(self.sidecar)
-        if (
-            not isinstance(data, dict)
-            or data.get("format") != FORMAT
-            or data.get("digest") != str(self.entry.digest)
-            or data.get("size") != self.entry.size
-            or os.fstat(self._file).st_size != self.entry.size
-        ):
+        data = sidecar(self.sidecar, self.entry)
+        if data is None or os.fstat(self._file).st_size != self.entry.size:
             return False
         self.spans = Spans((start, stop) for start, stop in data["spans"])
         self.validators = dict(data["validators"])
@@ -158,19 +156,19 @@ class Part:
             self.passes = self.passes + 1 if keep_bytes else 1
         self.sync()
 
-    def finish(self) -> None:
-        """Make the file durable under its own name. Its sidecar stays until `discard`: should a
-        kill come before the file is recorded, `unrecorded` knows it by that."""
+    def finish(self, record: Recorder) -> None:
+        """Make the file durable, have it recorded, give it its name. A kill in between leaves a
+        record of what is not there, which holds nothing, and a part that is whole."""
         os.fsync(self._file)
-        if not self.sidecar.exists():
-            self.sync()
+        self.sync()
         self.close()
-        self.path.replace(self.target)
-        sync_folder(self.target.parent)
+        place(self.path, self.target, record)
+        self.sidecar.unlink(missing_ok=True)
 
     def discard(self) -> None:
         self.close()
-        discard(self.target)
+        for path in (self.path, self.sidecar):
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         with self._sync_lock, self._lock:
@@ -179,35 +177,68 @@ class Part:
                 os.close(self._file)
 
 
-def paths(target: Path) -> tuple[Path, Path]:
-    """`target` on its way, and the sidecar."""
-    return target.with_name(target.name + SUFFIX), target.with_name(target.name + SUFFIX + ".json")
+class Small(Part):
+    """A file that is held in memory until it is whole: one write, no sidecar."""
+
+    def __init__(self, folder: Path, entry: Entry, hashed: bool) -> None:
+        self.entry = entry
+        self.target = folder / entry.path
+        self.path, self.sidecar = paths(folder, entry.path)
+        self.validators = {}
+        self.spans = Spans()
+        self.passes = 1
+        self.replaced = 0
+        self._hashed = hashed
+        self._bytes = bytearray(entry.size)
+
+    def write(self, offset: int, data: bytes) -> None:
+        stop = offset + len(data)
+        if self.passes > 1 and self._bytes[offset:stop] != data:
+            self.replaced += len(data)
+        self._bytes[offset:stop] = data
+        self.spans.add(offset, stop)
+
+    def sync(self) -> None:
+        """Nothing is kept of what is not whole."""
+
+    def digest(self) -> str | None:
+        if not self._hashed:
+            return None
+        hasher = digests.hasher(self.entry)
+        hasher.update(bytes(self._bytes))
+        return hasher.hexdigest()
+
+    def rehash(self) -> str | None:
+        return self.digest()
+
+    def start_again(self, keep_bytes: bool) -> None:
+        self.spans = Spans()
+        self.validators = {}
+        self.replaced = 0
+        self.passes = self.passes + 1 if keep_bytes else 1
+
+    def finish(self, record: Recorder) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            view = memoryview(self._bytes)
+            position = 0
+            while position < len(view):
+                position += os.pwrite(file, view[position:], position)
+            os.fsync(file)
+        finally:
+            os.close(file)
+        place(self.path, self.target, record)
+
+    def discard(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
-def claim(target: Path, entry: Entry) -> None:
-    """Make `unrecorded` know what is put at `target` next."""
-    sidecar = paths(target)[1]
-    if not sidecar.exists():
-        sidecar.parent.mkdir(parents=True, exist_ok=True)
-        record = {"format": FORMAT, "digest": str(entry.digest), "size": entry.size}
-        write_json(sidecar, {**record, "passes": 1, "spans": [], "validators": {}})
-
-
-def unrecorded(target: Path) -> bool:
-    """Whether `target` is ours, whole, and a kill came before it was recorded."""
-    path, sidecar = paths(target)
-    return sidecar.exists() and not path.exists()
-
-
-def discard(target: Path) -> None:
-    """Remove what was on its way to `target`."""
-    for path in paths(target):
-        path.unlink(missing_ok=True)
-
-
-def trusted_bytes(target: Path, entry: Entry) -> int:
-    """How many bytes of an unfinished file need not be fetched again."""
-    data = read_json(paths(target)[1])
-    if not isinstance(data, dict) or data.get("digest") != str(entry.digest):
-        return 0
-    return Spans((start, stop) for start, stop in data["spans"]).total
+def place(path: Path, target: Path, record: Recorder) -> None:
+    """Give a whole file its name, once it is recorded."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    record(path)
+    os.replace(path, target)

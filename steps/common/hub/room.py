@@ -8,17 +8,20 @@ from pathlib import Path
 from runbook.protocol import Context, Reason, StepFailure, Work
 from runbook.steps.common.disk import shortage
 from runbook.steps.common.hub import cache
+from runbook.steps.common.hub.inventory import Inventory
 from runbook.steps.common.hub.listing import Entry, Listing
-from runbook.steps.common.hub.part import trusted_bytes
-from runbook.steps.common.hub.stamp import Stamp
+from runbook.steps.common.hub.parts import trusted_bytes
 
 PLAN_TIMEOUT = 5.0
-"""Seconds that a plan waits for the hub; without an answer it goes without the size."""
+"""Seconds that the hub may be silent for when a plan asks; without an answer it goes without the
+size."""
+PLAN_SECONDS = 15.0
+"""Seconds that a listing may take altogether in a plan."""
 
 
 def needed(folder: Path, entries: Sequence[Entry]) -> int:
     """Bytes still to be fetched."""
-    return sum(e.size - trusted_bytes(folder / e.path, e) for e in entries)
+    return sum(e.size - trusted_bytes(folder, e) for e in entries)
 
 
 def estimate(
@@ -33,8 +36,11 @@ def estimate(
             reasons.append(problem)
     if listing is None:
         return tuple(reasons), Work()
-    stamp = Stamp.load(folder)
-    records = stamp.records if stamp else {}
+    if not isinstance(ctx.inputs.revision, str) or listing.revision != ctx.inputs.revision:
+        message = f"{ctx.inputs.revision} of {listing.repo} is {listing.revision}"
+        reasons.append(Reason("revision_resolved", message, severity="info"))
+    here = Inventory.load(folder)
+    records = here.records if here else {}
     missing = [
         entry
         for entry in listing.entries
@@ -52,13 +58,16 @@ def estimate(
 
 
 def _ask(ctx: Context, repo_type: str) -> tuple[Listing | None, Reason | None]:
-    from runbook.steps.common.hub import hub
+    from runbook.steps.common.hub import login
+    from runbook.steps.common.hub.refusals import Busy
+    from runbook.steps.common.hub.source import sources
 
-    source = hub.hubs(ctx.inputs.endpoint, [], hub.token(ctx), repo_type)[0]
-    source.timeout = PLAN_TIMEOUT
+    hub = sources(ctx.inputs.endpoint, [], login.token(ctx), repo_type)[0]
+    hub.timeout = PLAN_TIMEOUT
     try:
-        return source.list(ctx.inputs.repo, ctx.inputs.revision, ctx.inputs.files), None
-    except hub.Busy as busy:
+        given = ctx.inputs
+        return hub.list(given.repo, given.revision, given.files, PLAN_SECONDS), None
+    except Busy as busy:
         return None, Reason("size_unknown", f"the hub gives no listing: {busy}", severity="info")
     except StepFailure as failure:
         return None, Reason(failure.code, failure.message, failure.remedy)

@@ -13,15 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runbook.protocol import Check, Context, Json, Model, PreconditionNotMet, Reason, StepFailure
-from runbook.steps.common.hub.stamp import Stamp
-from runbook.steps.weights import Weights
+from runbook.steps.common.hub.inventory import Inventory
+from runbook.steps.common.hub.step import HubFiles
+from runbook.steps.common.stamp import RESULT, Stamp, marks
+
+KIND = "mtp-prompts"
+CHANGES = {"inputs": "inputs_changed", "versions": "inputs_changed", "files": "result_changed"}
 
 
-class Prompts(Weights):
+class Prompts(HubFiles):
     """Makes `<step>.jsonl` in the workspace, and `<step>.json`, which says what it was made of."""
 
     version = "1"
     repo_type = "dataset"
+    parent = "datasets"
     Inputs = Model("runbook.steps.mtp.prompts.models:Inputs")
     Outputs = Model("runbook.steps.mtp.prompts.models:Outputs")
 
@@ -30,30 +35,36 @@ class Prompts(Weights):
         if not dataset.ok:
             return Check.unsatisfied(*dataset.reasons, *_lacking(ctx), work=dataset.work)
         file, record = _files(ctx)
-        try:
-            made = json.loads(record.read_text())
-        except (OSError, ValueError):
+        made = Stamp.read(record, KIND)
+        if made is None or type(made.made.get("count")) is not int:
             return Check.unsatisfied(Reason("not_drawn", f"{file} is not made"), *_lacking(ctx))
-        if made.get("of") != _identity(ctx, dataset.outputs["revision"]):
-            return Check.unsatisfied(Reason("inputs_changed", f"{file} is of others"))
-        if made.get("file") != _stat(file):
-            return Check.unsatisfied(Reason("result_changed", f"{file} was changed"))
+        revision = dataset.outputs["revision"]
+        if change := made.changed(
+            inputs=_identity(ctx, revision),
+            versions={"step": self.version},
+            files={RESULT: marks(file.parent, [file.name])},
+        ):
+            where = (
+                f"{file}: {change}" if change.part == "files" else f"{file}: other {change.name}"
+            )
+            return Check.unsatisfied(Reason(CHANGES.get(change.part, "result_changed"), where))
         return Check.satisfied(
-            {"path": str(file), "count": made["count"], "revision": dataset.outputs["revision"]}
+            {"path": str(file), "count": made.made["count"], "revision": revision}
         )
 
     def apply(self, ctx: Context) -> None:
-        from runbook.files import write_atomic, write_json
+        from runbook.files import write_atomic
+        from runbook.steps.common.disk import disk_failure
         from runbook.steps.mtp.prompts.conversations import ParquetMissing, PromptError, draw
 
         if list(_lacking(ctx)):
             raise no_pyarrow()
         super().apply(ctx)
         folder = self.folder(ctx)
-        stamp = Stamp.load(folder)
-        assert stamp is not None
+        dataset = Inventory.load(folder)
+        assert dataset is not None
         given = ctx.inputs
-        files = [folder / entry.path for entry in stamp.listing.entries]
+        files = [folder / entry.path for entry in dataset.listing.entries]
         try:
             found = draw(files, given.count, given.seed, given.column)
         except ParquetMissing as error:
@@ -67,9 +78,14 @@ class Prompts(Weights):
             ) from error
         file, record = _files(ctx)
         lines = (json.dumps({"messages": messages}) + "\n" for messages in found)
-        write_atomic(file, "".join(lines).encode())
-        made: dict[str, Json] = {"of": _identity(ctx, stamp.listing.revision), "count": len(found)}
-        write_json(record, {**made, "file": _stat(file)})
+        identity = _identity(ctx, dataset.listing.revision)
+        try:
+            write_atomic(file, "".join(lines).encode())
+            made = {RESULT: marks(file.parent, [file.name])}
+            versions = {"step": self.version}
+            Stamp(KIND, identity, versions, made, {"count": len(found)}).write(record)
+        except OSError as error:
+            raise disk_failure(error, file.parent) from error
 
     def undo(self, ctx: Context) -> None:
         super().undo(ctx)
@@ -81,17 +97,16 @@ def _files(ctx: Context) -> tuple[Path, Path]:
     return ctx.workspace / f"{ctx.step}.jsonl", ctx.workspace / f"{ctx.step}.json"
 
 
-def _identity(ctx: Context, revision: Json) -> list[Json]:
+def _identity(ctx: Context, revision: Json) -> dict[str, Json]:
     given = ctx.inputs
-    return [given.repo, revision, given.files, given.column, given.count, given.seed]
-
-
-def _stat(path: Path) -> list[int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns]
+    return {
+        "repo": given.repo,
+        "revision": revision,
+        "files": given.files,
+        "column": given.column,
+        "count": given.count,
+        "seed": given.seed,
+    }
 
 
 def _lacking(ctx: Context) -> Iterator[Reason]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from runbook.steps.weights.models import REPO
-from runbook.steps.weights.models import Inputs as Download
+from runbook.steps.common.hub.models import REPO
+from runbook.steps.common.hub.models import Inputs as Download
 
 
 class Inputs(Download):

@@ -114,12 +114,19 @@ def test_certificates(tmp_path, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ours.pem"))
     assert known() == 1
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "theirs.pem"))
+    assert known() == 2
+    monkeypatch.delenv("SSL_CERT_FILE")
     assert known() == 1
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
-    assert known() > 50, "a folder is asked as certificates come"
+    assert known() == 0, "a folder is asked as certificates come"
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    assert known() > 50
 
 
-@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
+@pytest.mark.parametrize(
+    "name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"]
+)
 @pytest.mark.parametrize("content", [None, "", "no certificate"])
 def test_certificates_that_cannot_be_read(name, content, tmp_path, monkeypatch):
     path = tmp_path / "ca.pem"

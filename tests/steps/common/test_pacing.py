@@ -63,7 +63,7 @@ def test_a_stop_ends_the_wait():
 
 
 def test_wait_that_the_hub_asks_for():
-    from runbook.steps.common.hub.hub import asked_wait
+    from runbook.steps.common.hub.refusals import asked_wait
 
     exhausted = '"api";r=0;t=55'
     assert asked_wait({"ratelimit": exhausted}) == 55

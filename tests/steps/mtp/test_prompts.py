@@ -183,7 +183,7 @@ def test_a_gated_dataset_needs_its_token(tmp_path, source, monkeypatch):
         with pytest.raises(StepFailure) as failure:
             Prompts().apply(ctx)
         assert failure.value.code == "gated_repository" and failure.value.exit_code == 3
-        assert f"{hub.url}/datasets/{NAME}" in failure.value.remedy
+        assert f"{hub.url}/datasets/{NAME}" in str(failure.value.remedy)
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
         ctx.secrets = frozenset({"HF_TOKEN"})
         Prompts().apply(ctx)

@@ -16,10 +16,11 @@ import pytest
 from runbook.protocol import PreconditionNotMet, StepFailure
 from runbook.steps.common import disk
 from runbook.steps.common.hub import acquire
+from runbook.steps.common.hub.parts import FOLDER, paths
 from runbook.steps.publish.repository import Repository
 from runbook.steps.weights import Weights
 from tests.steps.common.hub.crash import Crash, crashing
-from tests.steps.common.hub.hub import TUNING, TestHub, context, tree, write_repository
+from tests.steps.common.hub.hub import TUNING, Fault, TestHub, context, tree, write_repository
 
 LARGEST = "model-00003-of-00003.safetensors"
 EVERYTHING = {"allow": [], "ignore": []}
@@ -143,9 +144,10 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from runbook.planning.context import StepContext
-from runbook.steps.weights import Weights, wanted
+from runbook.steps.weights import Weights
+from runbook.steps.common.hub.step import wanted
 from runbook.steps.common.hub.listing import Digest, Entry, Listing
-from runbook.steps.common.hub.stamp import NAME, Record, Stamp
+from runbook.steps.common.hub.inventory import NAME, Inventory, Record
 workspace = Path({str(tmp_path)!r})
 folder = workspace / "weights" / "big"
 folder.mkdir(parents=True)
@@ -161,11 +163,12 @@ inputs = SimpleNamespace(repo="org/big", revision="main", files=files, destinati
                          verify="sha256", link="none")
 ctx = StepContext("weights", inputs, workspace)
 records = {{e.path: Record.of(folder / e.path, "downloaded", True) for e in entries}}
-Stamp(wanted(ctx), Listing("org/big", "0" * 40, tuple(entries)), records, True).save(folder)
+Inventory(wanted(ctx), Listing("org/big", "0" * 40, tuple(entries)), records, True).save(folder)
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 assert Weights().check(ctx).ok
-assert [path for path in opened if path.startswith(str(workspace))] == [str(folder / NAME)]
+names = [path[len(str(folder)) + 1:] for path in opened if path.startswith(str(workspace))]
+assert names == [NAME, ".runbook-parts/journal.ndjson"], names
 heavy = {{"pydantic", "httpx", "httpx2", "huggingface_hub", "urllib3", "numpy", "jinja2",
           "asyncio", "ssl", "concurrent.futures"}}
 print(*sorted(heavy & set(sys.modules)))
@@ -222,13 +225,50 @@ def test_file_put_there_by_hand_is_adopted(hub, run, folder, source):
     assert hub.faults.sent == sum(len(b) for b in tree(source).values()) - size
 
 
-def test_wrong_file_put_there_by_hand_is_set_aside(hub, run, folder, source):
-    folder.mkdir(parents=True)
-    wrong = bytes((source / LARGEST).stat().st_size)
-    (folder / LARGEST).write_bytes(wrong)
+def _put(path: Path, size: int) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(size))
+    return bytes(size)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("size", [0, 5, 300_192, 300_193])
+def test_wrong_file_put_there_by_hand_is_set_aside(request, hub, run, folder, source, size, cached):
+    """Of the right size or not, whether the right one is fetched or linked."""
+    if cached:
+        request.getfixturevalue("cache")
+    wrong = _put(folder / LARGEST, size)
+    earlier = _put(folder / f"{LARGEST}.replaced", 3)
     run(hub)
-    assert (folder / f"{LARGEST}.replaced").read_bytes() == wrong
+    assert (folder / f"{LARGEST}.replaced").read_bytes() == earlier
+    assert (folder / f"{LARGEST}.replaced.2").read_bytes() == wrong
     assert (folder / LARGEST).read_bytes() == (source / LARGEST).read_bytes()
+    Weights().undo(context(folder.parents[1], hub))
+    assert {p.name for p in folder.iterdir()} == {f"{LARGEST}.replaced", f"{LARGEST}.replaced.2"}
+
+
+def test_what_stands_in_the_place_of_a_folder_or_file_is_set_aside(hub, run, folder, source):
+    _put(folder / "extra", 5)
+    _put(folder / "config.json" / "inside", 7)
+    (folder / "empty.txt").symlink_to("nowhere")
+    run(hub)
+    assert (folder / "extra.replaced").stat().st_size == 5
+    assert (folder / "config.json.replaced" / "inside").stat().st_size == 7
+    assert (folder / "empty.txt.replaced").is_symlink()
+    for path, data in tree(source).items():
+        assert (folder / path).read_bytes() == data
+
+
+def test_destination_that_is_a_file(hub, run, folder, workspace):
+    _put(folder, 5)
+    check = Weights().check(context(workspace, hub))
+    assert [r.code for r in check.reasons] == ["not_a_folder"]
+    with pytest.raises(StepFailure) as failure:
+        run(hub)
+    assert failure.value.code == "not_a_folder"
+    assert str(folder) in failure.value.message
+    Weights().undo(context(workspace, hub))
+    assert folder.stat().st_size == 5
 
 
 @pytest.mark.parametrize("how", ["hardlink", "symlink"])
@@ -287,18 +327,36 @@ def test_leftovers_of_others_are_named_and_kept_ours_are_removed(hub, run, folde
     theirs = folder / ".cache" / "huggingface" / "download" / "x.abc.incomplete"
     theirs.parent.mkdir(parents=True)
     theirs.write_bytes(b"half")
-    ours = folder / "old.safetensors.part"
-    ours.write_bytes(b"half")
-    ours.with_name("old.safetensors.part.json").write_text("{}")
-    unrelated = folder / "unrelated.part"
-    unrelated.touch()
+    kept = [
+        *(folder / name for name in ("a.part", "a.part.json", "config.json.part", ".x.tmp")),
+        *(folder / FOLDER / name for name in ("notes.txt", "a.part", "0123.json")),
+    ]
+    ours = [*paths(folder, "old.safetensors"), paths(folder, "x")[0].with_suffix(".link")]
+    (folder / FOLDER).mkdir()
+    for path in (*kept, *ours):
+        path.write_text("{}")
     named = Weights().check(context(workspace, hub)).reasons
-    assert [r.code for r in named] == ["never_downloaded", "foreign_leftover"]
+    assert [r.code for r in named if r.code != "revision_resolved"] == [
+        "never_downloaded",
+        "foreign_leftover",
+    ]
     lines = run(hub)
-    assert theirs.exists()
-    assert unrelated.exists(), "no record says that it is ours"
-    assert not ours.exists()
+    assert [path for path in (theirs, *kept) if not path.exists()] == []
+    assert [path for path in ours if path.exists()] == []
     assert any("left by another tool" in line for line in lines)
+    Weights().undo(context(workspace, hub))
+    assert [path for path in (theirs, *kept) if not path.exists()] == []
+
+
+def test_files_of_a_repository_that_look_unfinished_are_files(run, tmp_path, folder):
+    """Names that only another program gives a meaning to."""
+    source = tmp_path / "odd"
+    write_repository(source)
+    for name in ("a.part", "a.part.json", "config.json.part", "x.link", "x.replaced"):
+        (source / name).write_text(name)
+    with TestHub(Repository.of(source, "org/tiny")) as hub:
+        run(hub)
+        assert tree(folder) == tree(source)
 
 
 # Room
@@ -329,10 +387,10 @@ def test_closed_repository(source, run, folder, workspace, monkeypatch, access, 
         with pytest.raises(PreconditionNotMet) as failure:
             run(hub)
         assert failure.value.code == code
-        assert f"{hub.url}/org/tiny" in failure.value.remedy
+        assert f"{hub.url}/org/tiny" in str(failure.value.remedy)
         if access == "gated":
             assert "You must have access to it" in failure.value.cause
-        monkeypatch.setattr("runbook.steps.common.hub.hub.login_token", lambda: "hf_right")
+        monkeypatch.setattr("runbook.steps.common.hub.login.login_token", lambda: "hf_right")
         run(hub)
         assert tree(folder) == tree(source)
         told = {where for where, h in hub.faults.headers if "Authorization" in h}
@@ -340,9 +398,11 @@ def test_closed_repository(source, run, folder, workspace, monkeypatch, access, 
 
 
 def test_token_is_not_sent_to_mirrors(hub, repository, run, folder, source, monkeypatch):
-    monkeypatch.setattr("runbook.steps.common.hub.hub.login_token", lambda: "hf_secret")
+    monkeypatch.setattr("runbook.steps.common.hub.login.login_token", lambda: "hf_secret")
+    hub.faults.always["resolve"] = Fault("503", "resolve")
     with TestHub(repository) as mirror:
-        run("http://127.0.0.1:9", mirrors=[mirror.url])
+        run(hub, mirrors=[mirror.url])
+        assert mirror.faults.sent
         assert not any("Authorization" in h for _, h in mirror.faults.headers)
     assert tree(folder) == tree(source)
 
@@ -350,7 +410,7 @@ def test_token_is_not_sent_to_mirrors(hub, repository, run, folder, source, monk
 def test_declared_secret_comes_before_the_login(source, workspace, monkeypatch):
     repository = Repository.of(source, "org/tiny", "private")
     monkeypatch.setenv("HF_TOKEN", "hf_right")
-    monkeypatch.setattr("runbook.steps.common.hub.hub.login_token", lambda: "hf_wrong")
+    monkeypatch.setattr("runbook.steps.common.hub.login.login_token", lambda: "hf_wrong")
     with TestHub(repository, token="hf_right") as hub:
         ctx = context(workspace, hub)
         undeclared = Weights().check(ctx)
@@ -361,10 +421,10 @@ def test_declared_secret_comes_before_the_login(source, workspace, monkeypatch):
 
 
 def test_login_file_is_read_and_the_undeclared_variable_is_not(tmp_path, monkeypatch):
-    from runbook.steps.common.hub import hub
+    from runbook.steps.common.hub import login
 
     monkeypatch.setenv("HF_TOKEN", "hf_environment")
-    assert hub.login_token() is None
+    assert login.login_token() is None
     assert os.environ["HF_TOKEN"] == "hf_environment"
 
 
@@ -429,13 +489,13 @@ def test_file_put_there_by_hand_beside_an_unfinished_download_stays(
     for crash_at in range(10, 60):
         with crashing(monkeypatch, crash_at), contextlib.suppress(Crash):
             step.apply(ctx)
-        if (folder / f"{name}.part.json").exists() and not (folder / name).exists():
+        if paths(folder, name)[1].exists() and not (folder / name).exists():
             break
     else:
         pytest.fail("no crash came in the middle of the file")
     (folder / name).write_bytes((source / name).read_bytes())
     run(hub)
-    assert not list(folder.glob("*.part*"))
+    assert not (folder / FOLDER).exists()
     step.undo(ctx)
     assert set(tree(folder)) == {name}
 

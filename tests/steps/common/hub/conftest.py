@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from runbook.steps.common.network import CERTIFICATES
 from runbook.steps.publish.repository import Repository
 from tests.steps.common.hub import hub as support
 
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path, monkeypatch):
-    """No token, cache or endpoint of the environment takes part."""
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE"):
+    """No token, cache, endpoint or network setting of the environment takes part."""
+    network = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+    for name in (
+        *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE"),
+        *(*CERTIFICATES, *network, *map(str.lower, network)),
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf-cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))

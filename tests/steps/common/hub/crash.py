@@ -50,7 +50,7 @@ class CrashingOs:
     """The os module for one other module."""
 
     def __init__(self, crasher: Crasher) -> None:
-        for name in ("pwrite", "fdatasync", "fsync", "ftruncate"):
+        for name in ("pwrite", "fdatasync", "fsync", "ftruncate", "replace", "write"):
             setattr(self, name, crasher.around(getattr(os, name)))
 
     def __getattr__(self, name: str) -> Any:
@@ -59,13 +59,16 @@ class CrashingOs:
 
 @contextmanager
 def crashing(monkeypatch: Any, at: int | None) -> Iterator[Crasher]:
-    from runbook.steps.common.hub import acquire, part, stamp
+    from runbook.steps.common import stamp
+    from runbook.steps.common.hub import acquire, inventory, part
+    from runbook.steps.weights import tensors
 
     crasher = Crasher(at)
     with monkeypatch.context() as patch:
-        patch.setattr(part, "os", CrashingOs(crasher))
+        for module in (part, inventory):
+            patch.setattr(module, "os", CrashingOs(crasher))
         patch.setattr(part, "write_json", crasher.around(part.write_json))
-        patch.setattr(part, "sync_folder", crasher.around(part.sync_folder))
         patch.setattr(stamp, "write_json", crasher.around(stamp.write_json))
-        patch.setattr(acquire.tensors, "problems", crasher.around(acquire.tensors.problems))
+        patch.setattr(acquire, "sync_folder", crasher.around(acquire.sync_folder))
+        patch.setattr(tensors, "problems", crasher.around(tensors.problems))
         yield crasher

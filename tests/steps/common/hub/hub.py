@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runbook.planning.context import StepContext, namespace
-from runbook.steps.common.hub.download import Tuning
+from runbook.steps.common.hub.transfer import Tuning
+from runbook.steps.publish import HOST
 from runbook.steps.publish.repository import File, Repository
 from runbook.steps.publish.server import Handler, Server
 from runbook.steps.weights.models import Inputs
@@ -25,6 +26,7 @@ SILENCE = 1.0
 TUNING = Tuning(
     segment=64 << 10,
     mark=32 << 10,
+    small=1 << 10,
     timeout=5.0,
     first_wait=0.001,
     longest_wait=0.01,
@@ -157,6 +159,12 @@ class FaultyHandler(Handler):
 
 class FaultyServer(Server):
     faults: Faults
+    name = HOST
+    """The name that it goes by."""
+
+    @property
+    def url(self) -> str:
+        return super().url.replace(HOST, self.name)
 
     def handle_error(self, request, client_address) -> None:
         """Cut connections are what the tests are about."""
@@ -240,5 +248,5 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(".runbook-weights")
+        if path.is_file() and ".runbook-" not in str(path.relative_to(folder))
     }

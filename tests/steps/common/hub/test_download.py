@@ -19,10 +19,10 @@ import trustme
 
 from runbook.protocol import PreconditionNotMet, StepFailure
 from runbook.steps.common.hub import acquire, part
-from runbook.steps.common.hub.hub import hubs
+from runbook.steps.common.hub.inventory import Inventory
 from runbook.steps.common.hub.listing import Digest
-from runbook.steps.common.hub.stamp import Stamp
-from runbook.steps.weights import wanted as wanted_of
+from runbook.steps.common.hub.source import sources
+from runbook.steps.common.hub.step import wanted as wanted_of
 from tests.steps.common.hub.hub import TUNING, Fault, TestHub, context, tree
 
 LARGEST = "model-00003-of-00003.safetensors"
@@ -143,7 +143,7 @@ def test_bytes_that_stay_wrong_are_a_failure_with_both_digests(hub, run, folder,
     assert failure.value.code == "digest_mismatch"
     assert repository.find(LARGEST).sha256 in failure.value.cause
     assert "found sha256:" in failure.value.cause
-    assert not list(folder.glob("*.part*"))
+    assert not list(folder.rglob("*.part"))
 
 
 def test_size_alone_does_not_see_wrong_bytes(hub, run, folder, source):
@@ -174,12 +174,12 @@ def test_changed_file_starts_again_and_never_mixes(hub, run, folder, source, rep
 
 def test_repository_that_differs_from_its_listing_is_refused(hub, run, folder, tmp_path):
     """The listing names one content, `resolve` another."""
-    listing = hubs(hub.url, [], None)[0].list("org/tiny", "main", {"allow": [], "ignore": []})
+    listing = sources(hub.url, [], None)[0].list("org/tiny", "main", {"allow": [], "ignore": []})
     zeros = Digest("sha256", "0" * 64)
     other = tuple(replace(e, digest=zeros) if e.path == LARGEST else e for e in listing.entries)
     folder.mkdir(parents=True)
     ctx = context(tmp_path / "workspace", hub, verify="size")
-    Stamp(wanted_of(ctx), replace(listing, entries=other)).save(folder)
+    Inventory(wanted_of(ctx), replace(listing, entries=other)).save(folder)
     with pytest.raises(StepFailure) as failure:
         run(hub, verify="size")
     assert failure.value.code == "changed_upstream"
@@ -217,10 +217,25 @@ def test_mirror_takes_over(hub, repository, run, folder, source):
         assert any(f"going on with {mirror.url}" in line for line in lines)
 
 
-def test_mirror_lists_when_the_hub_does_not_answer(repository, run, folder, source):
+def test_no_mirror_is_asked_for_a_listing(repository, run, folder):
+    with TestHub(repository) as mirror, pytest.raises(StepFailure) as failure:
+        run("http://127.0.0.1:9", mirrors=[mirror.url], patience=0.3)
+    assert failure.value.code == "hub_unreachable"
+    assert "refused" in failure.value.cause
+    assert not mirror.faults.requests
+
+
+@pytest.mark.parametrize("verify", ["sha256", "size"])
+def test_bytes_of_a_mirror_are_proven_whatever_is_asked_for(
+    hub, repository, run, folder, source, verify
+):
+    hub.faults.always["content"] = Fault("503")
     with TestHub(repository) as mirror:
-        run("http://127.0.0.1:9", mirrors=[mirror.url])
-    assert tree(folder) == tree(source)
+        mirror.faults.always["content"] = Fault("flip")
+        with pytest.raises(StepFailure) as failure:
+            run(hub, mirrors=[mirror.url], verify=verify, patience=1.0)
+    assert failure.value.code in ("digest_mismatch", "download_stalled")
+    assert not (folder / LARGEST).exists()
 
 
 def test_wrong_bytes_are_taken_from_the_mirror(hub, repository, run, folder, source):
@@ -239,8 +254,7 @@ def test_mirror_that_lacks_a_file_does_not_end_the_download(hub, repository, run
 
 
 def test_silent_listing_is_asked_for_again(hub, run, folder, source, monkeypatch):
-    """huggingface_hub itself would wait for its pages without end."""
-    monkeypatch.setattr("runbook.steps.common.hub.hub.TIMEOUT", 0.3)
+    monkeypatch.setattr("runbook.steps.common.hub.source.TIMEOUT", 0.3)
     hub.faults.pending.extend([Fault("silent", "api")] * 2)
     lines = run(hub)
     assert hub.faults.happened["silent"] == 2
@@ -301,7 +315,7 @@ def test_certificate_that_is_not_trusted(repository, run, tmp_path):
         with pytest.raises(PreconditionNotMet) as failure:
             run(hub.url.replace("http:", "https:"))
     assert failure.value.code == "tls_failure"
-    assert "SSL_CERT_FILE" in failure.value.remedy
+    assert "SSL_CERT_FILE" in str(failure.value.remedy)
 
 
 def test_certificate_of_the_content_server(repository, run, tmp_path, monkeypatch, folder, source):
@@ -323,8 +337,12 @@ def test_certificate_of_the_content_server(repository, run, tmp_path, monkeypatc
 
 
 def test_through_a_proxy(hub, run, folder, source, monkeypatch):
-    """Proxies of the environment are used, their password is sent to them alone."""
-    seen = []
+    """Proxies of the environment are used, for listing and content; their password is sent to
+    them alone."""
+    seen, names = [], set()
+    for server, name in zip(hub.servers, ("hub.example", "content.example"), strict=True):
+        monkeypatch.setattr(server, "name", name)
+    hub.servers[0].content_url = hub.servers[1].url
 
     class Proxy(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -333,7 +351,8 @@ def test_through_a_proxy(hub, run, folder, source, monkeypatch):
             seen.append(self.headers.get("Proxy-Authorization"))
             headers = {k: v for k, v in self.headers.items() if not k.lower().startswith("proxy-")}
             target = urlsplit(self.path)
-            upstream = http.client.HTTPConnection(target.hostname, target.port, timeout=5)
+            names.add(target.hostname)
+            upstream = http.client.HTTPConnection("127.0.0.1", target.port, timeout=5)
             upstream.request(self.command, target._replace(scheme="", netloc="").geturl(),
                              headers=headers)  # fmt: skip
             answer = upstream.getresponse()
@@ -353,9 +372,9 @@ def test_through_a_proxy(hub, run, folder, source, monkeypatch):
         threading.Thread(target=proxy.serve_forever, args=(0.01,), daemon=True).start()
         port = proxy.server_address[1]
         monkeypatch.setenv("http_proxy", f"http://user:p%40ss@127.0.0.1:{port}")
-        monkeypatch.setenv("no_proxy", "")
         run(hub, files={"allow": [LARGEST]})
         proxy.shutdown()
     assert (folder / LARGEST).read_bytes() == (source / LARGEST).read_bytes()
     assert len([s for s in seen if s == "Basic " + base64.b64encode(b"user:p@ss").decode()]) >= 5
     assert not any("Proxy-Authorization" in h for _, h in hub.faults.headers)
+    assert names == {"hub.example", "content.example"}

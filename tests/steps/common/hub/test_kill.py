@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from runbook.steps.common.hub.listing import Digest, Entry
+from runbook.steps.common.hub.part import Part
+from runbook.steps.common.hub.parts import paths
 from runbook.steps.publish.repository import Repository
 from runbook.steps.weights import Weights
 from tests.steps.common.hub.hub import PIECE, TUNING, TestHub, context, tree, write_repository
@@ -76,19 +79,15 @@ def test_resume_reads_only_what_was_not_hashed(large, tmp_path):
     with TestHub(large) as hub:
         hub.faults.pause = 0.005
         process = start(tmp_path, hub)
-        part = tmp_path / "weights" / "tiny" / f"{name}.part"
-        sidecar = part.with_name(f"{name}.part.json")
+        folder = tmp_path / "weights" / "tiny"
+        part, sidecar = paths(folder, name)
         while not sidecar.exists() and process.poll() is None:
             time.sleep(0.001)
         process.kill()
         process.communicate()
-        from runbook.steps.common.hub.digests import BLOCK  # noqa: F401
-        from runbook.steps.common.hub.listing import Digest, Entry
-        from runbook.steps.common.hub.part import Part
-
         file = large.find(name)
         entry = Entry(name, file.size, Digest("sha256", file.sha256))
-        resumed = Part(part.with_name(name), entry, hashed=True)
+        resumed = Part(folder, entry, hashed=True)
         assert resumed._hasher.position > 0
         source = (large.folder / name).read_bytes()
         # Spoil what was hashed: the digest must not notice, for it must not read it.

@@ -1,11 +1,7 @@
 """A program that a step leaves running after its attempt has ended.
 
 One folder holds one service: `spec.json` says what is to be started, `state.json` what was
-started and as which process, `server.log` what it wrote. The program is started by this module
-run as a program (`python -m runbook.steps.common.service FOLDER`), which records its process and
-then becomes the service by execve(2): pid and start time stay the same, so at no moment does a
-service run that no record knows. It holds a lock on the folder for as long as it lives, so two
-attempts, the first of them killed, cannot start it twice.
+started and as which process, `server.log` what it wrote. The program is started by become.py.
 """
 
 from __future__ import annotations
@@ -16,7 +12,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from runbook.files import read_json, write_json
 from runbook.process import Identity, boot_id, session_members, stop_session
@@ -25,10 +21,9 @@ from runbook.remedy import Remedy
 
 EXIT_LOCKED = 75
 """EX_TEMPFAIL of sysexits.h: another process of this service still lives."""
-KEPT_LOGS = 3
-WITHHELD = ("RUNBOOK_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-"""Variables, by prefix, that a service never gets: marks of the attempt, and secrets that only
-downloads need."""
+WITHHELD = ("RUNBOOK_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "VLLM_API_KEY")
+"""Variables, by prefix, that a service never inherits: marks of the attempt, secrets that only
+downloads need, and a key that clients of another server use."""
 LAUNCH_SECONDS = 20.0
 
 
@@ -111,15 +106,16 @@ def log_path(folder: Path) -> Path:
 
 
 def write_spec(folder: Path, spec: dict[str, Any]) -> None:
-    """`spec`: {argv, env, path, base_env, ...}; `env` is laid over the environment and over
-    `base_env`, which may be missing, `path` before PATH."""
+    """`spec`: {argv, env, path, ...}; `env` is laid over the environment, `path` before PATH. It
+    may have `base_env`, over which `env` is laid too, and `secret_env`: {variable: file}, values
+    that are in no record."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "spec.json", spec)
 
 
 def launcher(folder: Path) -> list[str]:
     """The command that becomes the service described in the folder."""
-    return [sys.executable, "-m", "runbook.steps.common.service", str(folder)]
+    return [sys.executable, "-m", "runbook.steps.common.become", str(folder)]
 
 
 def inherited_environment() -> dict[str, str]:
@@ -164,46 +160,3 @@ def await_record(folder: Path, pid: int | None, ended: Any) -> Service:
         retryable=True,
         where=str(log_path(folder)),
     )
-
-
-def _rotate(log: Path) -> None:
-    """server.log becomes server.log.1, that one .2, and so on; the oldest is overwritten."""
-    for n in range(KEPT_LOGS - 1, 0, -1):
-        older = log.with_name(f"{log.name}.{n}")
-        newer = log if n == 1 else log.with_name(f"{log.name}.{n - 1}")
-        if newer.exists():
-            newer.replace(older)
-
-
-def become(folder: Path) -> NoReturn:
-    """Turn this process into the service of the folder; it must lead its session."""
-    import fcntl
-
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        sys.exit(EXIT_LOCKED)
-    os.set_inheritable(lock, True)
-    spec = read_json(folder / "spec.json")
-    log = log_path(folder)
-    _rotate(log)
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
-    process = Identity.of(os.getpid())
-    assert process is not None, "this process runs"
-    Service(folder, process, spec, ready=False, found={}).save()
-    environment = inherited_environment() | spec.get("base_env", {}) | spec["env"]
-    search = [*spec["path"], environment.get("PATH", os.defpath)]
-    environment["PATH"] = os.pathsep.join(search)
-    os.chdir(folder)
-    for descriptor in (1, 2):
-        os.dup2(out, descriptor)
-    try:
-        os.execve(spec["argv"][0], spec["argv"], environment)
-    except OSError as error:
-        print(f"cannot start {spec['argv'][0]}: {error.strerror}", file=sys.stderr)
-        sys.exit(127)
-
-
-if __name__ == "__main__":
-    become(Path(sys.argv[1]))

@@ -19,7 +19,8 @@ class Unanswered(Exception):
 class Api:
     """One server on this machine; no proxy of the environment stands between."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, key: str | None = None) -> None:
+        self.key = key
         self.address = endpoint.reachable(host)
         self.port = port
         self.base = endpoint.url(host, port)
@@ -54,6 +55,8 @@ class Api:
         from runbook.steps.common.transport import requests
 
         with http.session(local=True) as session:
+            if self.key is not None:
+                session.headers["Authorization"] = f"Bearer {self.key}"
             try:
                 answer = session.request(method, self.base + path, json=body, timeout=seconds)
             except requests.RequestException as error:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from runbook.steps.serve.key import VARIABLE
 
 FLAGS = (
     "tensor_parallel_size",
@@ -69,8 +72,9 @@ def effective(inputs: SimpleNamespace) -> SimpleNamespace:
     return SimpleNamespace(**values)
 
 
-def spec(inputs: SimpleNamespace) -> dict[str, Any]:
-    """{argv, env, path, ...}: everything that the server is started with, from effective inputs."""
+def spec(inputs: SimpleNamespace, key: Path | None = None) -> dict[str, Any]:
+    """{argv, env, path, ...}: everything that the server is started with, from effective inputs
+    and the file of its API key."""
     argv = [
         inputs.vllm,
         "serve",
@@ -92,6 +96,7 @@ def spec(inputs: SimpleNamespace) -> dict[str, Any]:
         "port": inputs.port,
         "digests": inputs.digests,
         "supervisor": inputs.supervisor,
+        "secret_env": {VARIABLE: str(key)} if key is not None else {},
     }
 
 
@@ -103,7 +108,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         changed -= set(_options(old["argv"])) & set(_options(new["argv"]))
         names = sorted({option for option, _ in changed})
         found += names or ["the order of its arguments"]
-    for key in ("env", "digests"):
+    for key in ("env", "digests", "secret_env"):
         one, other = old.get(key, {}), new.get(key, {})
         found += sorted(n for n in one.keys() | other.keys() if one.get(n) != other.get(n))
     found += [k for k in ("path", "supervisor") if old.get(k) != new.get(k)]

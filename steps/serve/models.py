@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Strict(BaseModel):
@@ -106,6 +106,26 @@ class Flags(Strict):
         description="Environment in layers, later ones over earlier ones, over that of the run.",
     )
 
+    @field_validator("extra_args")
+    @classmethod
+    def _no_key_in_arguments(cls, given: list[str]) -> list[str]:
+        if any(argument.partition("=")[0] == "--api-key" for argument in given):
+            raise ValueError(
+                "all users of the machine can read arguments: write the key into a file and name "
+                "it as `api_key_file`"
+            )
+        return given
+
+    @field_validator("env")
+    @classmethod
+    def _no_key_in_records(cls, given: list[dict[str, str]]) -> list[dict[str, str]]:
+        if any("VLLM_API_KEY" in layer for layer in given):
+            raise ValueError(
+                "the environment is recorded: write the key into a file and name it as "
+                "`api_key_file`"
+            )
+        return given
+
 
 class Inputs(Flags):
     """What is served, how, and where."""
@@ -113,8 +133,16 @@ class Inputs(Flags):
     vllm: str = Field(description="Path of the `vllm` program.")
     model: str = Field(description="Folder of the model to serve.")
     served_model_name: str = Field(description="The name that clients ask for.")
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: str = Field(
+        "127.0.0.1",
+        description="Address to listen on. On any but this machine's own a key is required.",
+    )
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
+    api_key_file: str | None = Field(
+        None,
+        description="File of the API key, readable by its owner only. If null, one is generated "
+        "where a key is required.",
+    )
 
     profile: str | None = Field(None, description="The profile to serve with, by name.")
     profiles: dict[str, Flags] = Field(
@@ -140,6 +168,19 @@ class Inputs(Flags):
         gt=0,
         description="Seconds until the first completion has succeeded, at most. A first start "
         "compiles kernels for minutes; a start that hangs is ended long before.",
+    )
+    near_limit: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Share of the context length of a request that must be answered before the "
+        "server counts as ready: some servers die of their first long prompt. 0 asks none; null "
+        "is 0.9 on GPUs, else 0.",
+    )
+    rollback: bool = Field(
+        True,
+        description="If a server with other settings does not become ready, start the one again "
+        "that served before.",
     )
     stop_grace: float = Field(
         30, ge=0, description="Seconds from SIGINT until the server is killed."
@@ -171,6 +212,10 @@ class Outputs(Strict):
     kv_cache_tokens: int | None = Field(description="Tokens that fit into the KV cache.")
     max_concurrency: float | None = Field(
         description="Requests of full context length that fit into the KV cache."
+    )
+    api_key_file: str | None = Field(None, description="File of the API key; null: none is asked.")
+    near_limit_tokens: int | None = Field(
+        None, description="Tokens of the longest prompt that was answered while it started."
     )
     draft_head_shared: bool | None = Field(
         description="True if the log says that the draft shares the target's embedding and head; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from runbook.steps.common import jit, startup
 from runbook.steps.common.diagnoses import root_error
 from runbook.steps.common.metrics import Speculation, counter
 from runbook.steps.common.service import Service
+from runbook.steps.serve import key
 from runbook.steps.serve.api import Api, Unanswered
 from runbook.steps.serve.hang import Watchdog
 from runbook.steps.serve.log import Progress, Reader
@@ -24,6 +26,10 @@ SETTLE_SECONDS = 5.0
 """How long an engine's death may take to show after its first request was answered by an error."""
 MOST_REQUESTS = 50
 """Completions, at most, until enough tokens were drafted to judge them."""
+NEAR_LIMIT = 0.9
+LONG_ANSWER = 16
+"""Tokens generated for a prompt near the limit."""
+LEAST_VOCABULARY = 1000
 STEPS = "vllm:iteration_tokens_total_count"
 """Count of the histogram of tokens in each step of the engine (vllm/v1/metrics/loggers.py)."""
 
@@ -36,7 +42,7 @@ class Startup(startup.Startup):
         self.inputs = inputs
         self.reader = Reader()
         self.clock = Phases()
-        self.api = Api(inputs.host, inputs.port)
+        self.api = Api(inputs.host, inputs.port, key.read(key.path(running.folder, inputs)))
         self.watchdog = Watchdog(running, jit.folders(running.spec))
         self.serves = False
 
@@ -56,12 +62,14 @@ class Startup(startup.Startup):
         self._first_completion()
         self.look()
         drafts = self._require_drafts()
+        longest = self._near_limit()
         reader = self.reader
         return {
             "kv_cache_tokens": reader.kv_cache_tokens,
             "max_concurrency": reader.max_concurrency,
             "draft_head_shared": reader.draft_shares if self._drafts() else None,
             **drafts,
+            "near_limit_tokens": longest,
             **self._seconds(),
         }
 
@@ -149,6 +157,38 @@ class Startup(startup.Startup):
             failure.cause = str(answer)[:600]
         raise failure
 
+    def _near_limit(self) -> int | None:
+        """Tokens of a prompt near the context's limit, which was answered; None if none was asked.
+        Some servers start, answer, and die of their first long prompt."""
+        share = self.inputs.near_limit
+        if share is None:
+            share = NEAR_LIMIT if self.ctx.facts.get("gpus") else 0
+        limit = self.api.models()[0].get("max_model_len") if share else None
+        if limit is None:
+            return None
+        self._enter("near_limit")
+        prompt = long_prompt(int(share * limit) - LONG_ANSWER, Path(self.inputs.model))
+        self.ctx.log(f"ask with a prompt of {len(prompt)} tokens, {share:.0%} of the limit")
+        request = {
+            "model": self.inputs.served_model_name,
+            "prompt": prompt,
+            "max_tokens": LONG_ANSWER,
+            "temperature": 0,
+        }
+        answer = self._ask("/v1/completions", request)
+        if isinstance(answer, dict) and _has_tokens(answer):
+            return len(prompt)
+        self._settle()
+        failure = self.failure("a prompt near the context's limit fails", "near_limit_failed")
+        if failure.code == "near_limit_failed":
+            failure.cause = f"{str(answer)[:600]}\n{failure.cause}".strip()
+            failure.remedy = Remedy(
+                "run",
+                text="lower max_model_len, or gpu_memory_utilization by 0.02, or "
+                "max_num_batched_tokens of the step; then {command}",
+            )
+        raise failure
+
     def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any] | Unanswered:
         """The answer, awaited in a thread, so that the log is followed meanwhile."""
         outcome: list[dict[str, Any] | Unanswered] = []
@@ -225,40 +265,16 @@ class Startup(startup.Startup):
         )
 
 
+def long_prompt(tokens: int, model: Path) -> list[int]:
+    """As many ids of ordinary tokens, drawn anew but always the same: special ones are at the ends
+    of a vocabulary."""
+    size = json.loads((model / "config.json").read_bytes()).get("vocab_size") or LEAST_VOCABULARY
+    draw = random.Random(tokens)
+    return draw.choices(range(size // 8, size - size // 8), k=max(1, tokens))
+
+
 def _has_tokens(answer: dict[str, Any]) -> bool:
     try:
         return bool(answer["choices"]) and answer["usage"]["completion_tokens"] > 0
     except (KeyError, TypeError):
         return False
-
-
-def require_model_folder(model: Path, speculative_config: dict[str, Any] | None) -> None:
-    """What vLLM would answer with a misleading message, or by asking a hub, said beforehand."""
-    config = model / "config.json"
-    try:
-        values = json.loads(config.read_bytes())
-    except FileNotFoundError as error:
-        raise StepFailure(
-            f"{model} is no model folder",
-            code="model_missing",
-            cause="it has no config.json",
-            remedy=Remedy("run", ("--from", "{step}"), "weights"),
-        ) from error
-    except ValueError as error:
-        raise StepFailure(
-            f"{config} is not JSON",
-            code="model_damaged",
-            cause=str(error),
-            remedy=Remedy("run", ("--from", "{step}"), "mtp"),
-        ) from error
-    wants_head = speculative_config is not None and speculative_config["method"] == "mtp"
-    if wants_head and not values.get("num_nextn_predict_layers"):
-        raise StepFailure(
-            "the model has no MTP head, though speculation by `mtp` is configured",
-            code="no_mtp_head",
-            cause="num_nextn_predict_layers of its config.json is 0 or missing",
-            remedy=Remedy(
-                "run", ("--from", "{step}"), "mtp", "{command}, or set `speculative_config: null`"
-            ),
-            where=str(config),
-        )

@@ -63,8 +63,10 @@ class SystemdUser:
         return (LINGER / pwd.getpwuid(os.getuid()).pw_name).exists()
 
     def start(self, folder: Path, spec: dict[str, Any]) -> Service:
-        service.write_spec(folder, spec)
         unit = unit_path(folder)
+        journal = ["journalctl", "--user", "--unit", unit.name, "--lines", "50"]
+        journal += ["--output", "cat", "--no-pager"]
+        service.write_spec(folder, spec | {"journal": journal})
         unit.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(unit, render_unit(folder, spec).encode())
         _systemctl("daemon-reload")
@@ -89,6 +91,11 @@ class SystemdUser:
         shown = _systemctl("show", "--property=ActiveState,ExecMainStatus", unit).stdout
         state = dict(line.partition("=")[::2] for line in shown.splitlines())
         return int(state["ExecMainStatus"]) if state["ActiveState"] == "failed" else None
+
+
+def keeper_of(spec: dict[str, Any]) -> Supervisor:
+    """The supervisor that a service was started with."""
+    return SystemdUser() if spec.get("keeper") == "systemd-user" else Session()
 
 
 def supervisor(kind: str) -> Supervisor:

@@ -204,6 +204,8 @@ def _served(ctx: Context, folder: Path, raw: Path) -> Iterator[Startup]:
 
 def _spec(ctx: Context, raw: Path) -> dict[str, Any]:
     """How the server is started: eagerly, drafting, with the plugin on its path."""
+    from runbook.steps.common import jit
+
     given = ctx.inputs
     argv = [given.vllm, "serve", given.model, "--host", HOST, "--port", str(given.port)]
     argv += ["--served-model-name", NAME, "--enforce-eager"]
@@ -216,7 +218,8 @@ def _spec(ctx: Context, raw: Path) -> dict[str, Any]:
     folders = [str(_plugin(raw)), *([python_path] if python_path else [])]
     environment["PYTHONPATH"] = os.pathsep.join(folders)
     environment[plugin.FOLDER] = str(raw)
-    return {"argv": argv, "env": environment, "path": list(given.path)}
+    kernels = jit.environment(ctx, given.build)
+    return {"argv": argv, "env": environment, "base_env": kernels, "path": list(given.path)}
 
 
 def _ask(ctx: Context, server: Startup, prompts: list[list[dict[str, str]]], raw: Path) -> None:

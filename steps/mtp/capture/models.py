@@ -11,6 +11,9 @@ class Inputs(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     vllm: str = Field(description="The `vllm` program of the environment that serves the model.")
+    build: str = Field(
+        default="", description="Digest of its wheel, which names the folder of compiled kernels."
+    )
     model: str = Field(description="Folder of a model with an MTP block.")
     prompts: str = Field(
         description="File of calibration prompts: a text, or a JSON object with prompt or "

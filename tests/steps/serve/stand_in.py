@@ -60,7 +60,17 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def refused(self):
+        """vLLM asks for its key at all paths of the API."""
+        key = os.environ.get("VLLM_API_KEY")
+        if key is None or self.headers.get("Authorization") == f"Bearer {key}":
+            return False
+        self.reply(401, '{"error": "Unauthorized"}')
+        return True
+
     def do_GET(self):
+        if self.path.startswith("/v1/") and self.refused():
+            return
         if self.path == "/health":
             time.sleep(PLAN.get("health_delay", 0))
             self.reply(now().get("health", 200), "")
@@ -75,6 +85,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.refused():
+            return
+        if len(request.get("prompt", ())) > PLAN.get("dies_above", 10**9):
+            print(PLAN["dies_with"], flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
         with Path("requests.ndjson").open("a") as file:
             file.write(json.dumps(request) + "\n")
         if PLAN.get("dies_at_request"):
@@ -103,6 +118,8 @@ class Handler(BaseHTTPRequestHandler):
     def answer_name(request):
         if request["model"] not in (option("--served-model-name"), "rehearsal"):
             return "wrongmodel"
+        if "prompt" in request:
+            return "completion"
         if request.get("tools"):
             return "tool"
         thinking = request.get("chat_template_kwargs", {}).get("thinking")
@@ -149,6 +166,9 @@ def main():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     else:
         signal.signal(signal.SIGINT, lambda *_: os._exit(0))
+    if any(option(name) is not None for name in PLAN.get("refuses", ())):
+        print(PLAN["lost"], flush=True)
+        sys.exit(1)
     write_log()
     if PLAN.get("exits") is not None:
         if helper is not None:

@@ -16,7 +16,7 @@ import pytest
 
 from runbook.process import Identity, session_members
 from runbook.protocol import Cancelled, PreconditionNotMet, StepFailure
-from runbook.steps.common import endpoint, jit, service
+from runbook.steps.common import become, endpoint, jit, service
 from runbook.steps.serve import readiness
 from runbook.steps.serve.api import Api
 from runbook.steps.serve.models import Outputs
@@ -157,11 +157,11 @@ class TestReady:
         assert check.outputs["endpoint"] == f"http://127.0.0.1:{bench.port}/v1"
 
     def test_logs_are_rotated(self, bench, step):
-        for n in range(service.KEPT_LOGS + 2):
+        for n in range(become.KEPT_LOGS + 2):
             step.apply(bench.context(max_num_seqs=n + 1))
         folder = bench.workspace / "serve"
         kept = sorted(p.name for p in folder.glob("server.log*"))
-        assert kept == ["server.log", *(f"server.log.{n}" for n in range(1, service.KEPT_LOGS))]
+        assert kept == ["server.log", *(f"server.log.{n}" for n in range(1, become.KEPT_LOGS))]
 
 
 class TestChange:
@@ -233,7 +233,7 @@ class TestChange:
 
     def test_a_server_that_hangs_is_replaced(self, bench, step, monkeypatch):
         monkeypatch.setattr(endpoint.health, "__defaults__", (0.3, "/health"))
-        monkeypatch.setattr("runbook.steps.serve.RECOVERY_SECONDS", 0.5)
+        monkeypatch.setattr("runbook.steps.serve.launch.RECOVERY_SECONDS", 0.5)
         ctx = bench.context(stop_grace=0.5)
         step.apply(ctx)
         first = bench.service.process

@@ -36,7 +36,7 @@ def test_unit(tmp_path):
     assert "Description=vLLM serving /models/100%% tiny\n" in unit
     assert "KillSignal=SIGINT\n" in unit
     assert "TimeoutStopSec=45\n" in unit
-    assert f'"-m" "runbook.steps.common.service" "{tmp_path}"\n' in unit
+    assert f'"-m" "runbook.steps.common.become" "{tmp_path}"\n' in unit
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd")

@@ -225,6 +225,9 @@ class Hooks(Step, Protocol):
     facts: Sequence[str]
     """Names of facts whose values are part of the fingerprint."""
 
+    makes_nothing: bool
+    """True for a step that only looks: its dependants are not done again because it was."""
+
     def undo(self, ctx: Context) -> None:
         """Remove what `apply` made, for `runbook destroy`. Must be resumable, and a no-op when
         nothing is there."""

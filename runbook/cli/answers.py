@@ -170,6 +170,7 @@ class Run(Envelope):
     steps: list[RunStep]
     outputs: dict[str, Outputs]
     endpoint: str | None
+    errors: list[Error]
 
 
 class Detached(Envelope):
@@ -267,6 +268,8 @@ class Event(TypedDict):
     process: NotRequired[Process | None]
     outputs: NotRequired[Outputs]
     error: NotRequired[Error | None]
+    errors: NotRequired[list[Error]]
+    unsettled: NotRequired[list[str]]
     retry_in: NotRequired[float | None]
     exit_code: NotRequired[int]
     ok: NotRequired[bool]

@@ -414,9 +414,15 @@ def _after_run(
     waiting = [e["id"] for e in answer["body"]["steps"] if e["state"] == "waiting"]
     if waiting:
         return [target.command("run", *(w for name in waiting for w in ("--approve", name)))]
-    failed = [e["id"] for e in answer["body"]["steps"] if e["state"] == "failed"]
-    logs = [target.command("logs", name, "--errors", positional=False) for name in failed]
-    return [*logs, target.command("run")]
+    return _after_failures(target, answer["body"]["steps"])
+
+
+def _after_failures(target: Target, steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The logs of what failed, and another run unless that would fail in the same way."""
+    failed = [e for e in steps if e["state"] == "failed"]
+    logs = [target.command("logs", e["id"], "--errors", positional=False) for e in failed]
+    hopeless = failed and not any((e["error"] or {}).get("retryable") for e in failed)
+    return logs if hopeless else [*logs, target.command("run")]
 
 
 def _selecting(chosen: Mapping[str, Any]) -> list[str]:
@@ -503,11 +509,9 @@ def _after_status(target: Target, body: Mapping[str, Any]) -> list[str]:
     asked = [e["id"] for e in body["steps"] if e["state"] == "waiting"]
     if asked:
         return [target.command("run", *(w for name in asked for w in ("--approve", name)))]
-    failed = [e["id"] for e in body["steps"] if e["state"] == "failed"]
-    logs = [target.command("logs", name, "--errors", positional=False) for name in failed]
     if all(e["state"] in ("satisfied", "inactive") for e in body["steps"]):
         return [target.command("plan")]
-    return [*logs, target.command("run")]
+    return _after_failures(target, body["steps"])
 
 
 @cli.command()

@@ -100,6 +100,7 @@ def execute(
         "steps": [steps[s["id"]] for s in book["steps"] if s["id"] in steps],
         "outputs": outputs,
         "endpoint": endpoints[-1] if endpoints else None,
+        "errors": executor.outcome.errors(),
     }
     answer = {"body": body, "error": error, "lacking": executor.outcome.lacking()}
     return executor.record.redactor.data(answer), code

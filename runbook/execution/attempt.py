@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runbook.errors import error_dict
+from runbook.execution.attempts import tail
 from runbook.planning.evaluate import Look
 from runbook.process import MARK, Identity, attempt_mark, marked, session_members, stop
 from runbook.remedy import Remedy
@@ -162,15 +163,3 @@ class Attempt:
             retryable=True,
             log=str(self.log),
         )
-
-
-def tail(log: Path, lines: int = 10) -> str:
-    """The last lines of a log."""
-    try:
-        with open(log, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 8192))
-            text = file.read().decode(errors="replace")
-    except FileNotFoundError:
-        return ""
-    return "\n".join(text.splitlines()[-lines:])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from runbook.errors import FAILED, PRECONDITION, error_dict
 from runbook.execution.outcome import Outcome
 from runbook.execution.recording import Recorder
+from runbook.files import read_regular
 from runbook.planning.evaluate import Look
 from runbook.process import Identity
 from runbook.remedy import Remedy
@@ -76,6 +77,7 @@ class Attempts:
         self._begin = start
         self._verified = verified
         self._last_progress: dict[str, tuple[float, float]] = {}
+        self._said: dict[str, str] = {}
         self._selector = selectors.DefaultSelector()
 
     def busy(self, name: str) -> bool:
@@ -85,8 +87,11 @@ class Attempts:
     def start(self, look: Look) -> None:
         run = self.record.open()
         name = look.step["id"]
+        self._said.pop(name, None)
         number = self.numbers[name] = self.numbers.get(name, 0) + 1
-        attempt = self._begin(look, number, run, name in self.outcome.selection.forced)
+        self.record.begun(look, number)
+        forced = name in self.outcome.selection.forced or bool(look.remade())
+        attempt = self._begin(look, number, run, forced)
         process = attempt.identity
         self.record.event(
             "attempt.started",
@@ -147,7 +152,10 @@ class Attempts:
             if message["type"] == "notice":
                 fields = {"step": attempt.step, "attempt": attempt.number}
                 self.record.event("attempt.notice", **fields, message=message["message"])
+                self._said[attempt.step] = message["message"]
                 continue
+            if message["message"]:
+                self._said[attempt.step] = message["message"]
             self.on_progress(attempt.step, message)
             self._record_progress(attempt, message)
         if ended:
@@ -172,7 +180,7 @@ class Attempts:
         self.record.event("attempt.progress", step=attempt.step, attempt=attempt.number, **fields)
 
     def _check_limits(self, attempt: Attempt) -> None:
-        error = _exceeded(attempt)
+        error = _exceeded(attempt, self._said.get(attempt.step, ""))
         if error is not None:
             self._forget(attempt)
             left = attempt.stop()
@@ -210,7 +218,7 @@ class Attempts:
             error["cause"] += f"\nprocesses {left} could not be ended"
         result = attempt.result or {}
         exit_code = result.get("exit_code", FAILED)
-        delay = _retry_in(attempt.look.step, attempt.number, error["code"], exit_code)
+        delay = _retry_in(attempt.look.step, attempt.number, error, exit_code)
         self.record.event(
             "attempt.failed",
             step=name,
@@ -234,8 +242,9 @@ class Attempts:
             entry["reasons"] = result["reasons"]
 
 
-def _exceeded(attempt: Attempt) -> dict[str, Any] | None:
-    """The error of an attempt that has exceeded a limit; None if it has not."""
+def _exceeded(attempt: Attempt, said: str) -> dict[str, Any] | None:
+    """The error of an attempt that has exceeded a limit; None if it has not. What it last said is
+    what it waited for."""
     step = attempt.look.step
     limit, stall = step["timeout"], step["stall"]
     if limit is not None and attempt.seconds > limit:
@@ -248,12 +257,21 @@ def _exceeded(attempt: Attempt) -> dict[str, Any] | None:
         remedy = f"see its log for what hangs, or raise `stall` of step {attempt.step}"
     else:
         return None
-    return error_dict(code, message, remedy=remedy, retryable=True, log=str(attempt.log))
+    cause = f"it last said: {said}" if said else tail(attempt.log, 3)
+    log = str(attempt.log)
+    return error_dict(code, message, cause=cause, remedy=remedy, retryable=True, log=log)
 
 
-def _retry_in(step: Step, attempt: int, code: str, exit_code: int) -> float | None:
+def _retry_in(step: Step, attempt: int, error: Mapping[str, Any], exit_code: int) -> float | None:
     """Seconds until the next attempt after one that failed; None if there is to be none."""
     retry = step["retry"]
-    if exit_code == PRECONDITION or code == "cancelled" or attempt >= retry["attempts"]:
+    hopeless = exit_code == PRECONDITION or not error["retryable"] or error["code"] == "cancelled"
+    if hopeless or attempt >= retry["attempts"]:
         return None
     return float(min(MOST_BACKOFF, retry["backoff"] * 2 ** (attempt - 1)))
+
+
+def tail(log: Path, lines: int = 10) -> str:
+    """The last lines of a log."""
+    data = read_regular(log, 8192, tail=True) or b""
+    return "\n".join(data.decode(errors="replace").splitlines()[-lines:])

@@ -50,7 +50,12 @@ class Command:
         stamps = ctx.workspace / STAMPS
         stamps.mkdir(parents=True, exist_ok=True)
         write_json(Path(_stamp(ctx, "began")), {"digest": _digest(ctx)})
-        ctx.run(_argv(ctx.inputs.run), env=_environment(ctx), cwd=folder)
+        try:
+            ctx.run(_argv(ctx.inputs.run), env=_environment(ctx), cwd=folder)
+        except StepFailure as failure:
+            # Whether trying again can help, only who wrote `retry:` knows.
+            failure.retryable = failure.code == "command_failed"
+            raise
         if ctx.inputs.creates is None and ctx.inputs.check is None:
             write_json(Path(_stamp(ctx, "json")), {"digest": _digest(ctx)})
         os.unlink(_stamp(ctx, "began"))

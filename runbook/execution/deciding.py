@@ -58,7 +58,7 @@ class Decider:
         if decision.verb == "adopt":
             event("step.satisfied", step=name, decision="adopt", reasons=reasons)
             known = self.evaluator.record_outputs(name, look.check.outputs)
-            self.record.checkpoint(look, look.check.outputs, known, 0, 0.0)
+            self.record.checkpoint(look, look.check.outputs, known, look.made)
             end(name, "satisfied", "adopt", (*decision.reasons, *look.check.reasons))
             return None
         if self._refused or (decision.verb == "run" and self._foresee(name)):

@@ -87,7 +87,9 @@ class Executor:
             attempts.stop_all()
             signals.close()
         code = self.outcome.exit_code()
-        self.record.finish(code, self.outcome.error())
+        if self.record.run is None and not self.outcome.stopped_by:
+            self.record.supersede()
+        self.record.finish(code, self.outcome)
         return code
 
     def _stop(self, number: int) -> None:
@@ -127,5 +129,7 @@ class Executor:
     def _verified(
         self, look: Look, outputs: Mapping[str, Any], attempt: int, seconds: float
     ) -> None:
-        known = self.evaluator.record_outputs(look.step["id"], outputs)
-        self.record.checkpoint(look, outputs, known, attempt, seconds)
+        name = look.step["id"]
+        made = self.record.made_by(look, attempt)
+        known = self.evaluator.record_outputs(name, outputs, made=made)
+        self.record.checkpoint(look, outputs, known, made, attempt, seconds)

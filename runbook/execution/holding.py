@@ -47,7 +47,7 @@ def hold_for_run(workspace: Workspace) -> int:
 def clear(workspace: Workspace) -> bool:
     """End what a run that had no end left running; whether there was anything."""
     latest = workspace.latest()
-    if latest is None or journal.finished(latest):
+    if latest is None or journal.end(latest) is not None:
         return False
     run = RunRecord(latest)
     if not (left_of(workspace, run) or _look_again(workspace, run)):

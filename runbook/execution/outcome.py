@@ -89,6 +89,13 @@ class Outcome:
             )
         return None
 
+    def errors(self) -> list[dict[str, Any]]:
+        """Of each step that failed, its error; else what `error` gives."""
+        if failed := self.of_state("failed"):
+            return [{**entry["error"], "step": entry["id"]} for entry in failed]
+        error = self.error()
+        return [error] if error is not None else []
+
     def lacking(self) -> str:
         """The last step that the selected ones need, that is not one of them, and that is not
         done; "" if there is none."""

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import runbook
 from runbook.errors import DONE
-from runbook.planning.evaluate import Look
+from runbook.execution.outcome import Outcome
+from runbook.planning.evaluate import Look, digest
 from runbook.planning.planner import Selection
 from runbook.redact import Redactor
+from runbook.state import journal
 from runbook.state.history import RunRecord, StepRecord
 from runbook.state.journal import Journal, now
 from runbook.state.workspace import Workspace
@@ -33,11 +35,12 @@ class Recorder:
         self.workspace = workspace
         self.redactor = Redactor(book["secrets"])
         self.run: Path | None = None
-        self.event = (journal := Journal(self.redactor, listener)).append
-        self._journal = journal
+        self._journal = Journal(self.redactor, listener)
+        self.event = self._journal.append
         self._lock = lock
         self._history: dict[str, StepRecord] | None = None
         self._rendered: dict[str, Any] = {}
+        self._carried: dict[str, Any] = {}
         workspace.read_index(len(book["steps"]))
 
     def begin(self, runnable: list[str], selection: Selection) -> None:
@@ -57,14 +60,15 @@ class Recorder:
         if self.run is None:
             # Carried on, so that only the latest journal need ever be read.
             previous = self.workspace.latest()
-            carried = RunRecord(previous).unfinished() if previous is not None else {}
+            if previous is not None:
+                self._carried = RunRecord(previous).unfinished()
             self.run = self.workspace.new_run()
             self._journal.open(self.run)
             self._write_rendered()
             self.workspace.point_latest(self.run)
             self.workspace.claim(self._lock, self.run.name)
-            if carried:
-                self.event("run.carried", steps=carried)
+            if self._carried:
+                self.event("run.carried", steps=self._carried)
         return self.run
 
     def last(self, name: str) -> StepRecord | None:
@@ -78,10 +82,26 @@ class Recorder:
         """Note the inputs of a step with their templates rendered."""
         self._rendered[name] = raw
 
+    def begun(self, look: Look, attempt: int) -> None:
+        """Record what an attempt is asked, before it begins."""
+        made = self.made_by(look, attempt)
+        self.workspace.begun.write(look.step["id"], made, digest(look.fingerprint))
+
+    def made_by(self, look: Look, attempt: int) -> str:
+        """What an attempt of this run makes is known by; "" for steps that only look."""
+        return f"{self.open().name}/{look.step['id']}.{attempt}" if look.lasting else ""
+
     def checkpoint(
-        self, look: Look, outputs: Mapping[str, Any], known: str, attempt: int, seconds: float
+        self,
+        look: Look,
+        outputs: Mapping[str, Any],
+        known: str,
+        made: str,
+        attempt: int = 0,
+        seconds: float = 0.0,
     ) -> None:
-        """Record that a step was verified. `known` is the digest of its outputs."""
+        """Record that a step was verified. `known` is the digest of its outputs, `made` the
+        attempt that made it."""
         self.workspace.write_checkpoint(
             look.step["id"],
             {
@@ -94,14 +114,31 @@ class Recorder:
                 "inputs": look.inputs,
                 "outputs": dict(outputs),
                 "outputs_digest": known,
+                "made": made,
             },
             self.redactor,
         )
 
-    def finish(self, exit_code: int, error: Mapping[str, Any] | None) -> None:
+    def supersede(self) -> None:
+        """A run that found nothing to do is to be seen where the one before it tells of a failure
+        or of no end: who asks then is not told of that for ever."""
+        latest = self.workspace.latest()
+        end = journal.end(latest) if latest is not None else None
+        if end is None or end["exit_code"] != DONE or end.get("unsettled"):
+            self.open()
+
+    def finish(self, exit_code: int, outcome: Outcome) -> None:
         if self.run is not None:
             self._write_rendered()
-            self.event("run.finished", exit_code=exit_code, ok=exit_code == DONE, error=error)
+            settled = {name for name, s in outcome.steps.items() if s["state"] == "satisfied"}
+            self.event(
+                "run.finished",
+                exit_code=exit_code,
+                ok=exit_code == DONE,
+                error=outcome.error(),
+                errors=outcome.errors(),
+                unsettled=[name for name in self._carried if name not in settled],
+            )
         self._journal.close()
         self.workspace.write_index([step["id"] for step in self.book["steps"]])
 

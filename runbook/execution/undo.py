@@ -27,7 +27,7 @@ def plan(book: Book, workspace: Workspace, names: Sequence[str]) -> list[dict[st
     for step, look in _look(book, workspace):
         if names and step["id"] not in names:
             continue
-        there = look.checkpoint is not None or look.check.ok
+        there = look.checkpoint is not None or look.begun is not None or look.check.ok
         if not there and step["id"] not in names:
             continue
         can = look.inputs is not None and hasattr(Evaluator(book, workspace).kind(step)[0], "undo")

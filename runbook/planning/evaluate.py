@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import runbook
 from runbook import crash
@@ -52,17 +52,32 @@ def digest(value: Json) -> str:
 
 
 class Look:
-    """One look at a step. `inputs` is None when they could not be rendered."""
+    """One look at a step. `inputs` is None when they could not be rendered. `begun` is what the
+    attempt was asked that began since the step was verified, if there is one; `lasting` is whether
+    it makes anything."""
 
-    __slots__ = ("active", "check", "checkpoint", "context", "fingerprint", "inputs", "raw", "step")
+    __slots__ = (
+        "active",
+        "begun",
+        "check",
+        "checkpoint",
+        "context",
+        "fingerprint",
+        "inputs",
+        "lasting",
+        "raw",
+        "step",
+    )
 
     def __init__(self, step: CompiledStep) -> None:
         self.step = step
         self.active = True
         self.raw: Json = None
         self.inputs: dict[str, Json] | None = None
+        self.lasting = True
         self.fingerprint: dict[str, Json] = {}
         self.checkpoint: dict[str, Any] | None = None
+        self.begun: dict[str, str] | None = None
         self.check = Check(False)
         self.context: StepContext | None = None
 
@@ -75,7 +90,32 @@ class Look:
             return ()
         if not isinstance(old, dict):
             return ("with",)
-        return tuple(part for part, new in self.fingerprint.items() if old.get(part) != new)
+        parts = [p for p, new in self.fingerprint.items() if p != "made" and old.get(p) != new]
+        remade = [] if "needs" in parts else self.remade()
+        return (*parts, *(f"{need} (made anew)" for need in remade))
+
+    def remade(self) -> list[str]:
+        """The needs that were made anew since the checkpoint. One of which it is not known when
+        it was made, because it was found done, was not."""
+        old = self.checkpoint.get("fingerprint") if self.checkpoint is not None else None
+        made = self.fingerprint.get("made")
+        if not isinstance(old, dict) or not isinstance(made, dict):
+            return []
+        before = old.get("made")
+        before = before if isinstance(before, dict) else {}
+        return [need for need, when in made.items() if when and before.get(need, "") != when]
+
+    @property
+    def made(self) -> str:
+        """Which attempt made what is there, as far as it is known."""
+        if self.begun is not None:
+            return self.begun["attempt"]
+        return str(self.checkpoint.get("made", "")) if self.checkpoint is not None else ""
+
+    def _begun(self) -> Literal["", "same", "other"]:
+        if self.begun is None:
+            return ""
+        return "same" if self.begun["fingerprint"] == digest(self.fingerprint) else "other"
 
     def view(self, *, forced: bool, runnable: bool, last_attempt: Any) -> View:
         record = self.checkpoint
@@ -87,6 +127,7 @@ class Look:
             and self.check.ok
             and record["outputs"] != self.check.outputs,
             last_attempt=last_attempt,
+            begun=self._begun(),
             forced=forced,
             runnable=runnable,
         )
@@ -101,6 +142,8 @@ class Evaluator:
         self.facts = Facts()
         self.outputs: dict[str, dict[str, Json]] = {}
         self._digests: dict[str, str] = {}
+        self._made: dict[str, str] = {}
+        self._begun = workspace.begun.steps()
         self._cache = default_cache()
         self._kinds: dict[tuple[str, str], tuple[Step, str]] = {}
         self._scope: dict[str, Any] = {
@@ -128,12 +171,17 @@ class Evaluator:
         """Render, compare and check, if `deep` thoroughly. Never raises for what a step or its
         document does wrong: that comes back as a check that does not hold."""
         look = Look(step)
-        look.checkpoint = self.workspace.checkpoint(step["id"])
+        name = step["id"]
+        look.checkpoint = self.workspace.checkpoint(name)
+        if name in self._begun:
+            look.begun = self.workspace.begun.read(name)
+        self._made[name] = look.made
         try:
             if step["when"] is not None and not template.evaluate(step["when"], self._scope):
                 look.active = False
                 return look
             kind, version = self.kind(step)
+            look.lasting = not getattr(kind, "makes_nothing", False)
             raw = step["with"]
             look.raw = raw if step["static"] else template.render(raw, self._scope)
             inputs = self._inputs(look, kind, version)
@@ -175,9 +223,14 @@ class Evaluator:
             file = crash.write(error, self.workspace.state)
             return (Reason("check_crashed", f"its rules crashed: {error!r}", f"see {file}"),)
 
-    def record_outputs(self, step: str, outputs: Mapping[str, Json], known: str = "") -> str:
+    def record_outputs(
+        self, step: str, outputs: Mapping[str, Json], known: str = "", made: str | None = None
+    ) -> str:
         """Make a step's outputs visible to later ones; returns their digest. The identity of a
-        service's process is left out of it: who depends on that, names it in `with`."""
+        service's process is left out of it: who depends on that, names it in `with`. `made`: the
+        attempt that made it just now."""
+        if made is not None:
+            self._made[step] = made
         self.outputs[step] = dict(outputs)
         self._scope["steps"][step] = {"outputs": self.outputs[step]}
         if not known:
@@ -235,5 +288,6 @@ class Evaluator:
             "code": version,
             "files": files,
             "needs": {need: self._digests.get(need) for need in step["needs"]},
+            "made": {need: self._made.get(need, "") for need in step["needs"]},
             "facts": {name: self.facts[name] for name in names},
         }

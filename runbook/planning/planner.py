@@ -39,7 +39,8 @@ class View(NamedTuple):
     """What is known of one step when it is decided.
 
     `changed` names the parts of the fingerprint that differ from the checkpoint's;
-    `last_attempt` is the state of the last attempt when it did not succeed.
+    `last_attempt` is the state of the last attempt when it did not succeed. `begun`: an attempt
+    began since the step was last verified, and was asked the `same` as now, or something `other`.
     """
 
     check: Check
@@ -47,6 +48,7 @@ class View(NamedTuple):
     changed: tuple[str, ...] = ()
     outputs_differ: bool = False
     last_attempt: Literal["", "interrupted", "failed"] = ""
+    begun: Literal["", "same", "other"] = ""
     forced: bool = False
     runnable: bool = True
 
@@ -113,6 +115,7 @@ def considered(steps: Sequence[Step], selection: Selection) -> list[Step]:
 
 UPSTREAM = Decision("later", (Reason("upstream", "decided after an earlier step ran", "", "info"),))
 UP_TO_DATE = Decision("skip", (Reason("up_to_date", "up to date", "", "info"),))
+OTHERWISE = "an attempt with other inputs began since it was last verified"
 INACTIVE = Decision("inactive", (Reason("when", "its `when` is false", "", "info"),))
 
 
@@ -127,6 +130,8 @@ def decide(view: View) -> Decision:
     check = view.check
     errors = tuple(r for r in check.reasons if r.severity == "error")
     if not view.runnable:
+        if view.begun == "other":
+            return Decision("unmet", errors or (Reason("interrupted", OTHERWISE),))
         if check.ok and not view.changed:
             return UP_TO_DATE
         if check.ok:
@@ -134,13 +139,15 @@ def decide(view: View) -> Decision:
         return Decision("unmet", errors or (Reason("not_done", "not done yet"),))
     if view.forced:
         return Decision("run", (_info("forced", "asked for"),))
-    if not view.has_checkpoint:
+    if view.begun == "other" and check.ok:
+        return Decision("run", (_info("interrupted", OTHERWISE),))
+    if view.begun or not view.has_checkpoint:
         if check.ok:
             return Decision("adopt", (_info("adopted", "found done"),))
-        if view.last_attempt == "interrupted":
-            return Decision("run", (_info("interrupted", "continues where it stopped"), *errors))
         if view.last_attempt == "failed":
             return Decision("run", (_info("failed_before", "failed before"), *errors))
+        if view.begun or view.last_attempt == "interrupted":
+            return Decision("run", (_info("interrupted", "continues where it stopped"), *errors))
         return Decision("run", (_info("never_ran", "never ran"), *errors))
     if view.changed:
         parts = ", ".join(view.changed)

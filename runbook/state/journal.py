@@ -93,14 +93,13 @@ class Journal:
             self._file = None
 
 
-def finished(run: Path, code: int | None = None) -> bool:
-    """Whether a run has come to its end (with this exit code, if one is given), from its last
-    event alone."""
+def end(run: Path) -> dict[str, Any] | None:
+    """The `run.finished` of a run, its last event; None if it has not come to its end."""
     lines = (read_regular(run / FILE, LARGEST_EVENT, tail=True) or b"").split(b"\n")
-    event = parse(lines[-2]) if len(lines) > 1 else None
+    event: dict[str, Any] | None = parse(lines[-2]) if len(lines) > 1 else None
     if event is None or not is_event(event) or event["type"] != "run.finished":
-        return False
-    return code is None or event["exit_code"] == code
+        return None
+    return event
 
 
 def read(run: Path, since: int = 0, thin: bool = False) -> Iterator[dict[str, Any]]:

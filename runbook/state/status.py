@@ -49,7 +49,7 @@ def going_on(workspace: Workspace) -> bool:
     if workspace.locked():
         return True
     latest = workspace.latest()
-    if latest is None or journal.finished(latest):
+    if latest is None or journal.end(latest) is not None:
         return False
     return bool(of_attempts(workspace.state))
 

@@ -10,6 +10,7 @@ from typing import Any
 from runbook.errors import RunbookError
 from runbook.files import make_folder
 from runbook.redact import Redactor
+from runbook.state.begun import Begun
 from runbook.state.checkpoints import Checkpoints
 from runbook.state.lock import Lock
 from runbook.state.runs import Runs
@@ -23,6 +24,7 @@ class Workspace:
         self.state = root / ".runbook"
         self._runs = Runs(self.state)
         self._records = Checkpoints(self.state)
+        self.begun = Begun(self.state)
         self._lock = Lock(root, self.state / "lock", self._runs.latest_name)
         self.lock_file = self._lock.file
         self.runs, self.checkpoints = self._runs.folder, self._records.folder
@@ -31,7 +33,6 @@ class Workspace:
         self.runs_newest_first, self.point_latest = self._runs.newest_first, self._runs.point_latest
         self.locked, self.supervisor = self._lock.locked, self._lock.supervisor
         self.checkpoint, self.checkpointed = self._records.read, self._records.steps
-        self.remove_checkpoint = self._records.remove
         self.read_index, self.write_index = self._records.read_index, self._records.write_index
 
     def create(self) -> None:
@@ -60,6 +61,11 @@ class Workspace:
 
     def write_checkpoint(self, step: str, record: Mapping[str, Any], redactor: Redactor) -> None:
         self._records.write(step, record, redactor)
+        self.begun.remove(step)
+
+    def remove_checkpoint(self, step: str) -> None:
+        self._records.remove(step)
+        self.begun.remove(step)
 
 
 def default_workspace(book: str) -> Path:

@@ -26,6 +26,7 @@ class Preflight:
     and inputs, and keeps a record that it did."""
 
     version = "1"
+    makes_nothing = True
     Inputs = Model("runbook.steps.preflight.models:Inputs")
     Outputs = Model("runbook.steps.preflight.models:Outputs")
 

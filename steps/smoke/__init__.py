@@ -26,6 +26,7 @@ class Smoke:
     """A result is about one process of the server: when that ends, it says nothing any more."""
 
     version = "1"
+    makes_nothing = True
     Inputs = Model("runbook.steps.smoke.models:Inputs")
     Outputs = Model("runbook.steps.smoke.models:Outputs")
 

@@ -80,6 +80,8 @@ class Work:
             time.sleep(0.02)
         if mood == "fails":
             raise StepFailure("it failed", cause="a bad mood", remedy="cheer it up")
+        if mood == "fails for now":
+            raise StepFailure("it failed", cause="a bad day", retryable=True)
         if mood == "fails once" and diary.read_text().count(f"{ctx.step} began") == 1:
             raise StepFailure("it failed", cause="only once", retryable=True)
         if mood == "precondition":

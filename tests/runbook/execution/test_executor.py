@@ -115,7 +115,7 @@ def test_a_notice_is_an_event_and_a_line_of_the_log(cli):
 
 def test_retries_are_events_with_growing_delays(cli):
     retry = {"attempts": 3, "backoff": "0.1s"}
-    book(cli, {"id": "one", "retry": retry, "with": {"mood": "fails"}})
+    book(cli, {"id": "one", "retry": retry, "with": {"mood": "fails for now"}})
     cli.json("run", code=1)
     failed = cli.events("attempt.failed")
     assert [event["retry_in"] for event in failed] == [0.1, 0.2, None]
@@ -279,10 +279,12 @@ def test_from_forces_and_later_steps_decide_for_themselves(cli):
     )
     cli.json("run")
     answer = cli.json("run", "--from", "two")
-    assert [s["decision"] for s in answer["steps"]] == ["skip", "run", "skip"]
+    assert [s["decision"] for s in answer["steps"]] == ["skip", "run", "run"]
+    assert step_of(answer, "three")["reasons"][0]["message"] == "changed: two (made anew)"
     assert step_of(answer, "two")["reasons"][0]["code"] == "forced"
     diary = (cli.workspace / "diary").read_text().splitlines()
-    assert [line for line in diary if "nothing" in line] == ["two trusts nothing"]
+    trusting = ["two trusts nothing", "three trusts nothing"]
+    assert [line for line in diary if "nothing" in line] == trusting
 
 
 def test_changed_outputs_reach_later_steps(cli):
@@ -359,7 +361,8 @@ def test_drift_is_repaired(cli):
     (cli.workspace / "one").unlink()
     answer = cli.json("run")
     assert step_of(answer)["reasons"][0]["code"] == "drifted"
-    assert step_of(answer, "two")["decision"] == "skip"
+    assert step_of(answer, "two")["reasons"][0]["message"] == "changed: one (made anew)"
+    assert [s["decision"] for s in cli.json("run")["steps"]] == ["skip", "skip"]
 
 
 def test_what_was_done_by_hand_is_adopted(cli):

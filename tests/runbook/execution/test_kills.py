@@ -86,6 +86,7 @@ class Lane:
         if victims == "stop":
             process.send_signal(signal.SIGSTOP)
             self.cancel()
+            process.send_signal(signal.SIGCONT)  # it may have been stopped before it took the lock
             return
         if victims in ("supervisor", "both", "all"):
             process.kill()
@@ -227,7 +228,7 @@ def test_a_run_ends_what_a_killed_worker_left_before_it_begins(left):
 
 
 def test_destroy_ends_what_a_killed_worker_left_before_it_undoes(left):
-    assert left.json("destroy", "daemon", "--yes")["ok"]
+    assert left.json("destroy", "--yes")["ok"]
     assert shells(left) == []
     assert not (left.workspace / "daemon").exists()
 

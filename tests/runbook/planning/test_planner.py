@@ -27,6 +27,7 @@ def test_decision(row):
             changed=tuple(known) if isinstance(known, list) else (),
             outputs_differ=row.get("outputs_differ", False),
             last_attempt=row.get("last", ""),
+            begun=row.get("begun", ""),
             forced=row.get("forced", False),
             runnable=row.get("runnable", True),
         )

@@ -5,17 +5,18 @@ BIN := $(VENV)/bin
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-header --no-annotate --extra build
 
-.PHONY: rehearse test fast e2e lint schema lock clean
+.PHONY: install rehearse test fast e2e lint schema lock clean
 
+# Wheels only: what a source distribution does while it is built, no hash pins.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all:
 # Compiled by hand: an editable install is not, and starting the program would pay for it.
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE = $(BIN)/python -m compileall -q runbook
 
 $(VENV)/.ready: pyproject.toml env/requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name one: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --require-hashes --no-deps -r env/requirements.txt
-	$(INSTALL) --quiet --no-deps --no-build-isolation --editable .
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	$(COMPILE)
 	touch $@
 
@@ -23,9 +24,15 @@ $(VENV)/.dev: $(VENV)/.ready env/requirements-dev.txt
 	$(INSTALL) --require-hashes --no-deps -r env/requirements-dev.txt
 	touch $@
 
+# The program only; it needs this folder.
+install: $(VENV)/.ready
+	@echo 'installed: $(abspath $(BIN)/runbook)'
+	@echo 'put it on PATH:  mkdir -p ~/.local/bin && ln -sf $(abspath $(BIN)/runbook) ~/.local/bin/runbook'
+	@case ":$$PATH:" in *":$$HOME/.local/bin:"*) ;; *) echo '          and:  export PATH="$$HOME/.local/bin:$$PATH"' ;; esac
+
 # The whole way on a machine without a GPU: a served and smoke-tested model on 127.0.0.1.
 rehearse: $(VENV)/.ready
-	@$(BIN)/runbook run rehearsal
+	@$(BIN)/runbook run rehearsal $(if $(PORT),--set port=$(PORT))
 
 test: fast e2e
 

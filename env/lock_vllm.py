@@ -1,7 +1,7 @@
 """Write the lock of a vLLM release again: `python -m runbook.env.lock_vllm TARGET...`.
 
 A target has `vllm-<target>.lock.json`, of which all but `wheels` is written by hand, and may have
-`vllm-<target>.in` with further requirements.
+`vllm-<target>.in` with further requirements. `own_index` names the wheels of its publisher's index.
 `build_requirements`, if it is there, is made from `vllm-<target>.build.in`.
 The hashes and sizes of the wheels, and `vllm-<target>.requirements.txt`, are made from them with
 the indexes that the user's pip is configured with. No host name is written.
@@ -16,8 +16,9 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from packaging.utils import canonicalize_name
 
@@ -88,6 +89,24 @@ def resolve(requirements: Sequence[str], python: str) -> str:
     return answer.stdout
 
 
+def with_own_hashes(text: str, own_index: Mapping[str, Any] | None) -> str:
+    """Requirements with the hashes of the wheels that are on their publisher's own index: not all
+    of them are where the lock is made."""
+    if own_index is None:
+        return text
+    name, version = next(iter(own_index["wheels"])).split("-")[:2]
+    block = rf"(?m)^({re.escape(f'{name}=={version}')} [^\n]*\\\n)((?:    --hash=\S+(?: \\)?\n)+)"
+
+    def with_all(match: re.Match[str]) -> str:
+        hashes = {*re.findall(r"sha256:(\w+)", match[2]), *own_index["wheels"].values()}
+        return match[1] + " \\\n".join(f"    --hash=sha256:{h}" for h in sorted(hashes)) + "\n"
+
+    text, count = re.subn(block, with_all, text)
+    if count != 1:
+        raise SystemExit(f"the requirements do not pin {name}=={version} once")
+    return text
+
+
 def lock(target: str) -> None:
     path = HERE / f"vllm-{target}.lock.json"
     data = json.loads(path.read_bytes())
@@ -105,6 +124,7 @@ def lock(target: str) -> None:
             requirements += requirements_of(wheel, data["drop_requirements"])
     words = {"version": data["version"], "pythons": ", ".join(data["pythons"]), "target": target}
     text = HEADER.format(**words) + resolve(sorted(set(requirements)), python)
+    text = with_own_hashes(text, data.get("own_index"))
     write_atomic(HERE / data["requirements"], text.encode())
     if "build_requirements" in data:
         wanted = (HERE / f"vllm-{target}.build.in").read_text().splitlines()

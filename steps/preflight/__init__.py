@@ -17,6 +17,7 @@ from runbook.steps.preflight.checks import (
     suitable,
 )
 from runbook.steps.preflight.machine import Machine
+from runbook.steps.preflight.packages import packages
 
 RECORD = "preflight/examined.json"
 
@@ -36,7 +37,12 @@ class Preflight:
         reasons = examine(machine, inputs, thorough=ctx.deep)
         failed = any(reason.severity == "error" for reason in reasons)
         if not failed and read_json(ctx.workspace / RECORD) != _identity(machine, inputs):
-            reasons.append(Reason("not_examined", "this machine was not examined yet"))
+            # What a first plan should say already, though it means asking the package indexes.
+            told = list(packages(machine, inputs)) if "packages" in names(inputs) else []
+            remarks = [reason.message for reason in told if reason.severity == "info"]
+            message = "; ".join(["this machine was not examined yet", *remarks])
+            unmet = [reason for reason in told if reason.severity == "error"]
+            reasons += unmet or [Reason("not_examined", message)]
             failed = True
         if failed:
             return Check.unsatisfied(*reasons, work=Work(seconds=1.0))

@@ -2,7 +2,7 @@
 
 A check looks at the machine and at the inputs, changes nothing, and yields nothing when all is
 well or when its threshold is null. `error` stops the run, `warning` only tells. Those in
-`THOROUGH` start programs: they are made by `apply`, not at each look.
+`THOROUGH` start programs: they are made by `apply`, and by the look that finds nothing recorded.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from runbook.protocol import Reason
 from runbook.steps.common.facts import ISA_LEVELS
 from runbook.steps.preflight.machine import Machine
+from runbook.steps.preflight.packages import packages
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -354,10 +355,11 @@ CHECKS: dict[str, CheckFunction] = {
     "python_headers": python_headers,
     "cpu_isa": cpu_isa,
     "port": port,
+    "packages": packages,
 }
 """All checks by name, in the order in which they are reported."""
 
-THOROUGH = frozenset({"compiler_version"})
+THOROUGH = frozenset({"compiler_version", "packages"})
 
 
 def chosen_links(machine: Machine, want: SimpleNamespace) -> list[dict[str, Any]]:

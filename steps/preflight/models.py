@@ -54,6 +54,11 @@ class Inputs(Strict):
     python: str | None = Field(
         None, pattern=r"^3\.\d+$", description="The least version of Python, as `3.11`."
     )
+    vllm_lock: str | None = Field(
+        None,
+        description="Locked vLLM release (a file name in env/, or a path) whose own wheel of "
+        "PyTorch some package index must offer.",
+    )
     python_headers: bool = Field(False, description="Whether Python.h must be installed.")
     cpu_isa: Literal["avx2", "avx512", "avx512_bf16", "amx"] | None = Field(
         None, description="The least instruction set of the processor."

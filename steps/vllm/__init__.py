@@ -14,8 +14,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from runbook.protocol import Check, Context, Json, Model, Reason, Work
+from runbook.steps.common.vllm_release import Release, load_release, lock_path
 from runbook.steps.vllm import environment
-from runbook.steps.vllm.release import Release, load_release, lock_path
 from runbook.steps.vllm.target import SeriesError, files_of, series_failure
 
 if TYPE_CHECKING:
@@ -67,11 +67,13 @@ class Vllm:
     def apply(self, ctx: Context) -> None:
         from runbook.steps.common.disk import disk_failure
         from runbook.steps.vllm.install import install, prune
+        from runbook.steps.vllm.own_wheel import folder_with_it
 
         try:
             release = load_release(lock_path(ctx.inputs.target, ctx.inputs.lock))
+            find_links = folder_with_it(ctx, release, release.python(ctx.inputs.python))
             built = build(ctx, release)
-            folder = install(ctx, release, built)
+            folder = install(ctx, release, built, find_links)
             environment.write_stamp(folder, _stamp(ctx, release, built, folder))
             environment.switch(ctx.workspace, folder)
             prune(ctx.workspace)

@@ -11,9 +11,9 @@ from runbook.protocol import Context, StepFailure
 from runbook.steps.common import tether
 from runbook.steps.common.packages import uv_command
 from runbook.steps.common.store import sha256_file
+from runbook.steps.common.vllm_release import Release
 from runbook.steps.vllm import environment
 from runbook.steps.vllm.built import NAME, Built
-from runbook.steps.vllm.release import Release
 from runbook.steps.vllm.verify import file_faults
 
 DIST = "dist"
@@ -21,7 +21,7 @@ _INSTALLED = "installed"
 _COMPILED = re.compile(r"\[(\d+)/(\d+)\]")
 
 
-def install(ctx: Context, release: Release, built: Built) -> Path:
+def install(ctx: Context, release: Release, built: Built, find_links: Path | None) -> Path:
     """The folder of a complete environment, of which only the stamp may be missing.
 
     Stages that were completed before a kill are kept: the packages, then the compiled files. One
@@ -45,31 +45,33 @@ def install(ctx: Context, release: Release, built: Built) -> Path:
     installed = folder / _INSTALLED
     if not installed.exists():
         environment.create(ctx, folder, python)
-        install_packages(ctx, folder, release.requirements, built.path, built.sha256)
+        install_packages(ctx, folder, release.requirements, built, find_links)
         installed.touch()
     compile_sources(ctx, folder)
     return folder
 
 
 def install_packages(
-    ctx: Context, folder: Path, requirements: Path, wheel: Path, sha256: str
+    ctx: Context, folder: Path, requirements: Path, built: Built, find_links: Path | None
 ) -> None:
     """Install by hash, nothing resolved; then prove that the lock is complete."""
     python = folder / "bin" / "python"
     wanted = folder / "requirements.txt"
     wanted.write_text(
-        f"-r {requirements}\n{uv_command.file_requirement(NAME, wheel, sha256)}\n", encoding="utf-8"
+        f"-r {requirements}\n{uv_command.file_requirement(NAME, built.path, built.sha256)}\n",
+        encoding="utf-8",
     )
     uv_command.uv(
         ctx,
         *("pip", "install", "--python", python, "--no-deps", "--require-hashes"),
         *("--only-binary", ":all:", "--requirement", wanted),
-        what=wheel.name,
+        what=built.path.name,
+        find_links=find_links,
     )
     ctx.run(
         tether.command("uv", "pip", "check", "--python", os.fspath(python)),
         failure=StepFailure(
-            f"the lock {requirements.name} does not fit {wheel.name}",
+            f"the lock {requirements.name} does not fit {built.path.name}",
             code="lock_incomplete",
             remedy="make lock",
         ),

@@ -8,12 +8,12 @@ from runbook.protocol import Context, StepFailure
 from runbook.remedy import Remedy
 from runbook.steps.common.packages.wheel import Wheel, WheelError, WheelName
 from runbook.steps.common.store import Store, key_of
+from runbook.steps.common.vllm_release import Release
 from runbook.steps.vllm import repack as repacking
 from runbook.steps.vllm.built import NAME, VERSION_FILE, Built, drifted, from_cache_or, version_of
 from runbook.steps.vllm.metadata import edit_version
 from runbook.steps.vllm.patching.examine import SeriesConflict, patched
 from runbook.steps.vllm.patching.series import Series, load
-from runbook.steps.vllm.release import Release
 
 
 def build_wheel(ctx: Context, release: Release) -> Built:

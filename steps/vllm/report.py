@@ -8,11 +8,11 @@ from typing import Any
 
 from runbook.steps.common.packages.wheel import Wheel
 from runbook.steps.common.store import Store
+from runbook.steps.common.vllm_release import Release, load_release, lock_path
 from runbook.steps.vllm.built import NAME
 from runbook.steps.vllm.patching.examine import Finding, examine
 from runbook.steps.vllm.patching.patch import Patch, Read
 from runbook.steps.vllm.patching.series import Series, load
-from runbook.steps.vllm.release import Release, load_release, lock_path
 from runbook.steps.vllm.target import SeriesError, series_failure
 
 

@@ -18,6 +18,7 @@ from runbook.remedy import Remedy
 from runbook.steps.common.packages import uv_command
 from runbook.steps.common.packages.wheel import Wheel, WheelError, WheelName
 from runbook.steps.common.store import Store, key_of, sha256_file
+from runbook.steps.common.vllm_release import Release
 from runbook.steps.vllm import environment
 from runbook.steps.vllm import repack as repacking
 from runbook.steps.vllm.archive import obtain, unpack
@@ -33,7 +34,6 @@ from runbook.steps.vllm.compile import compile_wheel
 from runbook.steps.vllm.metadata import edit_version
 from runbook.steps.vllm.patching.examine import SeriesConflict, patched
 from runbook.steps.vllm.patching.series import Series, load
-from runbook.steps.vllm.release import Release
 
 RECIPE = "1"
 

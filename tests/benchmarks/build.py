@@ -21,10 +21,10 @@ from types import SimpleNamespace
 from runbook.planning.context import StepContext, default_cache
 from runbook.steps.common.packages import uv_command
 from runbook.steps.common.store import Store
+from runbook.steps.common.vllm_release import Release, load_release, lock_path
 from runbook.steps.vllm import Vllm, build, environment
 from runbook.steps.vllm.install import compile_sources, install
 from runbook.steps.vllm.published import base_wheel
-from runbook.steps.vllm.release import Release, load_release, lock_path
 
 TARGET = "0.32.0-cpu"
 
@@ -37,7 +37,7 @@ def context(folder: Path) -> StepContext:
 
 def patched(ctx: StepContext, release: Release) -> None:
     shutil.rmtree(ctx.cache / "built", ignore_errors=True)
-    install(ctx, release, build(ctx, release))
+    install(ctx, release, build(ctx, release), None)
 
 
 def unpatched(ctx: StepContext, release: Release) -> None:

@@ -73,11 +73,11 @@ def _run(ctx: Context, arguments: Sequence[str | Path], temporary: Path) -> None
         raise diagnose("\n".join(lines), SYMPTOMS) or failure from failure
 
 
-def download(ctx: Context, pins: Sequence[Pin], folder: Path) -> None:
+def download(ctx: Context, pins: Sequence[Pin], folder: Path, *options: str) -> None:
     """Fetch wheels into `folder`, each checked against its hash by pip.
 
     Index, mirror, proxy and certificates are those of the user's pip configuration. After a
-    kill, complete wheels can be anywhere below `folder`.
+    kill, complete wheels can be anywhere below `folder`. `options` are more of pip's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     requirements = folder / "requirements.txt"
@@ -95,6 +95,7 @@ def download(ctx: Context, pins: Sequence[Pin], folder: Path) -> None:
                 "--disable-pip-version-check",
                 f"--dest={folder / 'done'}",
                 f"--requirement={requirements}",
+                *options,
             ],
             folder / "tmp",
         )

@@ -97,13 +97,18 @@ def file_requirement(name: str, wheel: Path, sha256: str) -> str:
     return f"{name} @ file://{urllib.parse.quote(str(wheel))} --hash=sha256:{sha256}"
 
 
-def uv(ctx: Context, *arguments: str | Path, what: str) -> None:
-    """Run uv with the indexes that pip is configured with; raises what `explain` makes of it.
+def uv(ctx: Context, *arguments: str | Path, what: str, find_links: Path | None = None) -> None:
+    """Run uv with the indexes that pip is configured with, and with the wheels in the folder
+    `find_links`; raises what `explain` makes of its failure.
 
     Progress is in bytes of the downloads that uv announces (those of more than 1 MiB), and is
     reported anew while uv writes: one large package on a slow line may take very long.
     """
     settings = pip_settings()
+    variables = uv_environment(settings, os.environ)
+    if find_links is not None:
+        present = variables.get("UV_FIND_LINKS") or os.environ.get("UV_FIND_LINKS")
+        variables["UV_FIND_LINKS"] = ",".join(filter(None, (present, str(find_links))))
     lines: list[str] = []
     sizes: dict[str, float] = {}
     received: set[str] = set()
@@ -126,7 +131,7 @@ def uv(ctx: Context, *arguments: str | Path, what: str) -> None:
         with while_writing(report):
             ctx.run(
                 tether.command("uv", *arguments, *uv_index_options(settings)),
-                env=uv_environment(settings, os.environ),
+                env=variables,
                 on_line=follow,
             )
     except StepFailure as failure:

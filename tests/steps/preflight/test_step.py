@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 
@@ -12,8 +13,12 @@ from runbook.process import Identity
 from runbook.protocol import PreconditionNotMet
 from runbook.steps.common import facts
 from runbook.steps.common.service import Service
+from runbook.steps.common.store import sha256_file
+from runbook.steps.common.vllm_release import ENV, load_release
 from runbook.steps.preflight import Preflight
 from runbook.steps.preflight.models import Inputs, Outputs
+
+from ..vllm.conftest import write_wheel
 
 STEP = Preflight()
 FLAGSHIP = {
@@ -124,3 +129,32 @@ def test_a_quick_check_starts_nothing_and_asks_nobody(context, audit, tmp_path):
     assert str(tmp_path / "preflight" / "examined.json") in seen.opened
     assert not seen.started
     assert not seen.connected
+
+
+@pytest.mark.parametrize(("has", "code"), [(True, "not_examined"), (False, "wheel_not_offered")])
+def test_the_first_look_says_where_pytorch_for_cpus_comes_from(
+    context, tmp_path, monkeypatch, has, code
+):
+    release = load_release(ENV / "vllm-0.32.0-cpu.lock.json")
+    wheel = release.own_index.wheel(release.python(None))
+    content = {"torch/__init__.py": ""}
+    tag = wheel.file.removesuffix(".whl").split("-", 2)[2]
+    made = write_wheel(tmp_path, "torch", wheel.version, tag, content)
+    lock = json.loads(release.path.read_bytes())
+    lock["own_index"] = {"url": "http://127.0.0.1:9", "wheels": {wheel.file: sha256_file(made)}}
+    (tmp_path / "lock.json").write_text(json.dumps(lock))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path if has else tmp_path / "empty"))
+    (tmp_path / "empty").mkdir()
+    ctx = context(vllm_lock=str(tmp_path / "lock.json"))
+    [reason] = STEP.check(ctx).reasons
+    assert reason.code == code
+    assert ("torch 2.13.0+cpu comes from the configured" in reason.message) == has
+    if has:
+        STEP.apply(ctx)
+        assert STEP.check(ctx).ok
+    else:
+        with pytest.raises(PreconditionNotMet) as caught:
+            STEP.apply(ctx)
+        assert caught.value.code == code

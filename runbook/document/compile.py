@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import runbook
-from runbook.files import read_json, write_atomic
+from runbook.files import read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from runbook.document.compiled import Book
@@ -130,7 +130,7 @@ def _load(file: Path) -> Any:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return read_json(file)
+        return read_sealed(file)
     finally:
         if collecting:
             gc.enable()
@@ -139,7 +139,7 @@ def _load(file: Path) -> Any:
 def _store(file: Path, content: Mapping[str, Any]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, json.dumps(content, separators=(",", ":")).encode())
+        write_sealed(file, content)
         kept = sorted(file.parent.glob("*.json"), key=lambda f: f.stat().st_mtime_ns)
         for old in kept[:-KEPT]:
             old.unlink(missing_ok=True)

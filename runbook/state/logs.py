@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from runbook.errors import USAGE, RunbookError
+from runbook.files import read_regular
 from runbook.protocol import StepFailure
 from runbook.state.workspace import Workspace
 
 FAILURE = re.compile(r"(?i)\b(error|exception|traceback|fatal|panic|killed|failed|refused)\b")
 AROUND = 3
+LARGEST = 16 << 20
+"""Bytes of a log that are read, its last ones."""
 
 
 class Log(NamedTuple):
@@ -30,7 +33,7 @@ def find(workspace: Workspace, step: str, attempt: int | None) -> Log:
         found = [
             Log(run / entry.name, run.name, int(match[1]))
             for entry in os.scandir(run)
-            if (match := name.fullmatch(entry.name)) and entry.is_file()
+            if (match := name.fullmatch(entry.name)) and os.path.isfile(entry.path)
         ]
         if attempt is not None:
             found = [log for log in found if log.attempt == attempt]
@@ -46,10 +49,15 @@ def find(workspace: Workspace, step: str, attempt: int | None) -> Log:
 
 
 def lines(path: Path, tail: int | None = None) -> list[str]:
-    found = path.read_text(errors="replace").splitlines()
+    found = _text(path).splitlines()
     if tail is None:
         return found
     return found[-tail:] if tail else []
+
+
+def _text(path: Path) -> str:
+    """The text of a log, its end if it is very long; "" if it cannot be read."""
+    return (read_regular(path, LARGEST, tail=True) or b"").decode(errors="replace")
 
 
 class Known(Protocol):

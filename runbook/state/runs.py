@@ -42,9 +42,10 @@ class Runs:
     def newest_first(self) -> list[Path]:
         """The folders of all runs."""
         try:
-            paths = [entry.path for entry in os.scandir(self.folder) if entry.is_dir()]
+            names = os.listdir(self.folder)
         except OSError:
             return []
+        paths = [path for name in names if os.path.isdir(path := os.path.join(self.folder, name))]
         return sorted(map(Path, paths), key=lambda run: (_number(run), run.name), reverse=True)
 
     def new(self) -> Path:

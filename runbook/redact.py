@@ -2,37 +2,99 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-# A shorter value would blank out ordinary words and could not be a credential.
-SHORTEST = 4
+from runbook.errors import PRECONDITION, RunbookError
+
+SHORTEST = 8
+"""Characters. A shorter value would blank out ordinary words, and is guessed in hours."""
+SHORTEST_FORM = 6
+"""Bytes of an encoded piece of a value that are looked for."""
+# Values that stand in ordinary output or are words of our own records.
+COMMON = frozenset(
+    (
+        "localhost",
+        "127.0.0.1",
+        "undefined",
+        "username",
+        "password",
+        "password1",
+        "passw0rd",
+        "changeme",
+        "production",
+        "development",
+        "staging",
+        "anonymous",
+        "12345678",
+        "123456789",
+        "1234567890",
+        "runbook/1",
+        "workspace",
+        "checkpoint",
+        "checkpoints",
+        "satisfied",
+        "cancelled",
+        "interrupted",
+        "orphaned",
+        "finished",
+        "progress",
+        "question",
+        "endpoint",
+        "retrying",
+        "retryable",
+        "exit_code",
+        "blocked",
+        "run.started",
+        "run.carried",
+        "run.finished",
+        "step.decided",
+        "step.satisfied",
+        "step.waiting",
+        "step.blocked",
+        "attempt.started",
+        "attempt.progress",
+        "attempt.notice",
+        "attempt.failed",
+        "attempt.succeeded",
+        "undo.started",
+        "undo.finished",
+        "undo.failed",
+    )
+)
+
+_named: set[str] = set()
 
 
 class Redactor:
     """Replaces the values of the named environment variables by `[NAME]`.
 
-    The forms that a value takes in a URL and in JSON are replaced too. `feed` works on a stream:
-    it holds back the end of a chunk that may be the beginning of a value.
+    What is looked for: the value, each of its lines if it has several, and the forms that these
+    take in URLs, JSON, Python, base64 (whatever stands before them) and hexadecimal. `feed` works
+    on a stream: it holds back the end of a chunk that may be the beginning of a form. Raises
+    RunbookError if a value is such that ordinary output would be blanked out.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
+        values = {name: value for name in names if (value := os.environ.get(name, ""))}
+        for name, value in values.items():
+            if why := unfit(value):
+                raise _refused(name, why)
+        _named.update(values)
         forms: dict[bytes, bytes] = {}
-        for name in names:
-            value = os.environ.get(name, "")
-            if len(value) < SHORTEST:
-                continue
-            from urllib.parse import quote
-
-            for form in {value, quote(value, safe=""), json.dumps(value)[1:-1]}:
-                forms[form.encode(errors="surrogateescape")] = f"[{name}]".encode()
+        for name, value in values.items():
+            for form in _forms(value):
+                forms.setdefault(form, f"[{name}]".encode())
         self._forms = forms
+        # Where one form begins another, the longer one is meant.
         longest_first = sorted(forms, key=len, reverse=True)
         self._pattern = re.compile(b"|".join(map(re.escape, longest_first))) if forms else None
-        self._prefixes = {form[:n] for form in forms for n in range(1, len(form))}
+        self._sorted = sorted(forms)
+        self._first = frozenset(form[0] for form in forms)
         self._longest = max(map(len, forms), default=0)
         self._held = b""
 
@@ -50,13 +112,20 @@ class Redactor:
     def text(self, text: str) -> str:
         if self._pattern is None:
             return text
-        return self.whole(text.encode(errors="surrogateescape")).decode(errors="surrogateescape")
+        errors = _escape(text)
+        return self.whole(text.encode(errors=errors)).decode(errors=errors)
 
     def data(self, value: Any) -> Any:
-        """Redact every text in JSON data."""
+        """Redact every text in plain data, before it is encoded."""
         if self._pattern is None:
             return value
-        return json.loads(self.text(json.dumps(value, ensure_ascii=False)))
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {self.data(key): self.data(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.data(item) for item in value]
+        return value
 
     def feed(self, chunk: bytes) -> bytes:
         """Redact the next chunk of a stream; what may belong to a value comes with a later call."""
@@ -64,20 +133,108 @@ class Redactor:
             return chunk
         data = self._held + chunk
         out, position = [], 0
-        for match in self._pattern.finditer(data):
+        hold = self._open_end(data, position)
+        # Before `hold` no longer form can begin than the one that is found.
+        while (match := self._pattern.search(data, position)) and match.start() < hold:
             out += [data[position : match.start()], self._forms[match[0]]]
             position = match.end()
-        rest = data[position:]
-        hold = 0
-        for length in range(min(self._longest - 1, len(rest)), 0, -1):
-            if rest[-length:] in self._prefixes:
-                hold = length
-                break
-        cut = len(rest) - hold
-        self._held = rest[cut:]
-        return b"".join([*out, rest[:cut]])
+            if position > hold:
+                hold = self._open_end(data, position)
+        self._held = data[hold:]
+        return b"".join([*out, data[position:hold]])
 
     def flush(self) -> bytes:
         """The end of the stream."""
         held, self._held = self._held, b""
         return self.whole(held)
+
+    def _open_end(self, data: bytes, position: int) -> int:
+        """Where the first end of `data` begins that more data could make a form."""
+        for start in range(max(position, len(data) - self._longest + 1), len(data)):
+            if data[start] in self._first and self._begins(data[start:]):
+                return start
+        return len(data)
+
+    def _begins(self, part: bytes) -> bool:
+        """Whether a form begins with `part` and is longer."""
+        index = bisect.bisect_right(self._sorted, part)
+        return index < len(self._sorted) and self._sorted[index].startswith(part)
+
+
+def of_this_process() -> Redactor:
+    """A redactor of every secret that one was made for."""
+    return Redactor(sorted(_named))
+
+
+def unfit(value: str) -> str:
+    """Why a value cannot be kept out of what is written; "" if it can."""
+    if len(value) < SHORTEST:
+        return f"it has fewer than {SHORTEST} characters"
+    if value.strip().lower() in COMMON:
+        return "it is a common word"
+    return ""
+
+
+def _refused(name: str, why: str) -> RunbookError:
+    return RunbookError(
+        f"the value of the secret {name} cannot be kept out of logs and records: {why}",
+        code="secret_unfit",
+        exit_code=PRECONDITION,
+        cause="all that looks like it would be blanked out, ordinary output included",
+        remedy=f"set {name} to a real credential, or unset it, or take it out of `secrets:`",
+        where=f"environment variable {name}",
+    )
+
+
+def _escape(text: str) -> str:
+    """How the half characters of a text are encoded: as the bytes they stand for, if they do."""
+    try:
+        text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return "surrogatepass"
+    return "surrogateescape"
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors=_escape(text))
+
+
+def _forms(value: str) -> Iterator[bytes]:
+    """What a value looks like where it may turn up."""
+    lines = [line.strip() for line in value.splitlines() if len(line.strip()) >= SHORTEST]
+    for text in dict.fromkeys((value, value.strip(), *lines)):
+        yield from _encoded(text)
+
+
+def _encoded(text: str) -> Iterator[bytes]:
+    from urllib.parse import quote, quote_plus
+
+    raw = os.fsencode(text)
+    yield raw
+    percent = {quote(raw, safe=""), quote(raw), quote_plus(raw)}
+    for form in percent:
+        yield form.encode()
+        yield re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), form).encode()
+    readable = raw.decode(errors="surrogateescape")
+    for ascii_only in (True, False):
+        escaped = json.dumps(readable, ensure_ascii=ascii_only)[1:-1]
+        yield _bytes(escaped)
+        yield _bytes(json.dumps(escaped, ensure_ascii=ascii_only)[1:-1])
+    yield _bytes(repr(readable)[1:-1])
+    yield repr(raw)[2:-1].encode()
+    yield raw.hex().encode()
+    yield raw.hex().upper().encode()
+    yield from _base64(raw)
+
+
+def _base64(raw: bytes) -> Iterator[bytes]:
+    """The characters of base64 that depend on nothing but the value, for each of the three places
+    at which it can begin in a group of three bytes."""
+    from base64 import b64encode, urlsafe_b64encode
+
+    for offset, skip in enumerate((0, 2, 3)):
+        until = (offset + len(raw)) * 8 // 6
+        for encode in (b64encode, urlsafe_b64encode):
+            form = encode(bytes(offset) + raw)[skip:until]
+            if len(form) >= SHORTEST_FORM:
+                yield form

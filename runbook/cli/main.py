@@ -120,11 +120,14 @@ def invoke(arguments: list[str]) -> int:
 
 
 def _unexpected(arguments: list[str], problem: Exception) -> int:
+    from runbook import disk
     from runbook.document.errors import DocumentInvalid
     from runbook.protocol import StepFailure
 
     if isinstance(problem, DocumentInvalid):
         return _invalid(arguments, problem)
+    if isinstance(problem, OSError) and problem.errno in disk.MEANINGS:
+        problem = disk.disk_failure(problem, "this machine")
     if isinstance(problem, StepFailure):
         return _fail(arguments, RunbookError(**problem.error_dict(), exit_code=problem.exit_code))
     from runbook import crash

@@ -75,6 +75,11 @@ def execute(
     try:
         code = executor.execute()
         error = executor.outcome.error()
+    except OSError as problem:
+        from runbook.disk import disk_failure
+
+        failure = disk_failure(problem, workspace.root)
+        code, error = failure.exit_code, failure.error_dict()
     except Exception as problem:
         from runbook import crash
 

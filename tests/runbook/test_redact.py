@@ -1,52 +1,147 @@
-"""Secrets stay out of what is written, however the text is cut."""
+"""Secrets stay out of what is written, however the text is cut and the value encoded."""
 
+import base64
 import json
-from urllib.parse import quote
+import re
+import subprocess
+import sys
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runbook import crash, redact
+from runbook.errors import PRECONDITION, RunbookError
 from runbook.redact import Redactor
 
 VALUE = 'hf_"Abc/def+ghi'
+LONGER = VALUE + " jkl"
+STRANGE = "päss wörd \\ \"quoted\" 'it' \N{SNOWMAN}"
+LINES = "-----BEGIN KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END KEY-----\n"
+SECRETS = {"HF_TOKEN": VALUE, "LONGER": LONGER, "STRANGE": STRANGE, "LINES": LINES}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def secret():
     patch = pytest.MonkeyPatch()
-    patch.setenv("HF_TOKEN", VALUE)
-    patch.setenv("OTHER", "hf_")
+    for name, value in SECRETS.items():
+        patch.setenv(name, value)
     yield
     patch.undo()
 
 
-def test_forms():
-    redactor = Redactor(["HF_TOKEN", "UNSET"])
-    assert redactor.text(f"a {VALUE} b") == "a [HF_TOKEN] b"
-    assert redactor.text(f"url?t={quote(VALUE, safe='')}") == "url?t=[HF_TOKEN]"
-    assert json.loads(redactor.text(json.dumps({"x": VALUE}))) == {"x": "[HF_TOKEN]"}
+def inside_base64(value: str, before: int) -> str:
+    text = b"x" * before + value.encode() + b"yz"
+    return base64.b64encode(text).decode()
 
 
-def test_values_too_short_to_be_secret_are_left():
-    assert Redactor(["OTHER"]).text("hf_hub") == "hf_hub"
-    assert not Redactor(["OTHER"]).active
+FORMS = {
+    "itself": lambda v: v,
+    "url": lambda v: quote(v, safe=""),
+    "url path": quote,
+    "url form": quote_plus,
+    "url in lower case": lambda v: re.sub("%..", lambda m: m[0].lower(), quote(v, safe="")),
+    "json": json.dumps,
+    "json in utf-8": lambda v: json.dumps(v, ensure_ascii=False),
+    "json in json": lambda v: json.dumps(json.dumps(v)),
+    "python": repr,
+    "python bytes": lambda v: repr(v.encode()),
+    "hexadecimal": lambda v: v.encode().hex(),
+    **{f"base64 after {n}": lambda v, n=n: inside_base64(v, n) for n in range(4)},
+    "base64 for urls": lambda v: base64.urlsafe_b64encode(v.encode()).decode(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", SECRETS)
+def test_forms(name, form):
+    written = FORMS[form](SECRETS[name])
+    out = Redactor([name]).text(f"<{written}>")
+    assert f"[{name}]" in out
+    left = out.replace(f"[{name}]", "")
+    window = 7  # what is left of it is too little to tell it by
+    parts = {written[n : n + window] for n in range(len(written) - window)}
+    if not form.startswith("base64"):  # whose ends hold what stands around the value
+        assert not any(part in left for part in parts), left
+    else:
+        assert len(left) <= 14, left
+
+
+def test_plain_data_is_redacted_before_it_is_encoded():
+    given = {STRANGE: [STRANGE, {"x": f"a{STRANGE}b"}, 1, None, True], "n": 1.5}
+    assert Redactor(["STRANGE"]).data(given) == {
+        "[STRANGE]": ["[STRANGE]", {"x": "a[STRANGE]b"}, 1, None, True],
+        "n": 1.5,
+    }
+
+
+@pytest.mark.parametrize("text", ["\ud800 half", "\udcff byte", "\ud800\udcff"])
+def test_half_characters_survive(text):
+    assert Redactor(["HF_TOKEN"]).text(text + VALUE) == text + "[HF_TOKEN]"
+
+
+def test_a_value_that_is_no_utf8_is_found():
+    script = (
+        "import os, sys; from runbook.redact import Redactor\n"
+        "r = Redactor(['RAW']); raw = os.environb[b'RAW']\n"
+        "assert r.whole(b'<' + raw + b'>') == b'<[RAW]>'\n"
+        "assert r.data({'a': os.environ['RAW']}) == {'a': '[RAW]'}\n"
+    )
+    subprocess.run([sys.executable, "-c", script], env={b"RAW": b"caf\xe9-caf\xe9"}, check=True)
+
+
+def test_a_single_line_of_a_value_is_found():
+    assert Redactor(["LINES"]).text("got hkiG9w0BAQEFAASC") == "got [LINES]"
+
+
+def test_where_one_secret_begins_another_the_longer_is_meant():
+    for names in (["HF_TOKEN", "LONGER"], ["LONGER", "HF_TOKEN"]):
+        redactor = Redactor(names)
+        assert redactor.text(f"{LONGER} {VALUE}.") == "[LONGER] [HF_TOKEN]."
+        out = redactor.feed(VALUE.encode()) + redactor.feed(b" jkl") + redactor.flush()
+        assert out == b"[LONGER]"
+
+
+@pytest.mark.parametrize(
+    "value", ["1", "true", "hf_", "1234567", "localhost", "LocalHost", "satisfied", "12345678"]
+)
+def test_values_that_cannot_be_kept_out_are_refused(monkeypatch, value):
+    monkeypatch.setenv("WEAK", value)
+    with pytest.raises(RunbookError) as refused:
+        Redactor(["WEAK"])
+    assert refused.value.exit_code == PRECONDITION
+    assert refused.value.code == "secret_unfit"
+    assert "WEAK" in refused.value.message and value not in refused.value.message.split()
+
+
+def test_a_secret_without_a_value_hides_nothing(monkeypatch):
+    monkeypatch.setenv("EMPTY", "")
+    assert not Redactor(["EMPTY", "UNSET"]).active
+
+
+PIECES = [
+    *SECRETS.values(),
+    *(form(value) for form in FORMS.values() for value in (VALUE, STRANGE)),
+    *(value[:5] for value in SECRETS.values()),
+    *(value[3:] for value in SECRETS.values()),
+    *("x", "\n", "hf", "h", " jkl"),
+]
 
 
 @given(
-    pieces=st.lists(st.sampled_from([VALUE, VALUE[:5], VALUE[3:], "x", "\n", "hf", "h"])),
-    cuts=st.lists(st.integers(0, 200)),
+    pieces=st.lists(st.sampled_from(PIECES), max_size=8),
+    cuts=st.lists(st.integers(0, 600), max_size=12),
 )
 def test_a_stream_is_redacted_as_the_whole(pieces, cuts):
     data = "".join(pieces).encode()
-    redactor = Redactor(["HF_TOKEN"])
-    whole = redactor.whole(data)
+    redactor = Redactor(SECRETS)
     out, last = [], 0
-    for cut in sorted(min(c, len(data)) for c in cuts):
+    for cut in sorted({min(c, len(data)) for c in cuts}):
         out.append(redactor.feed(data[last:cut]))
         last = cut
     out += [redactor.feed(data[last:]), redactor.flush()]
-    assert b"".join(out) == whole
+    assert b"".join(out) == redactor.whole(data)
     assert VALUE.encode() not in b"".join(out)
 
 
@@ -54,3 +149,15 @@ def test_nothing_is_held_back_longer_than_needed():
     redactor = Redactor(["HF_TOKEN"])
     assert redactor.feed(b"line one\nhf_") == b"line one\n"
     assert redactor.feed(b"hub is a library\n") == b"hf_hub is a library\n"
+
+
+def test_a_report_of_a_defect_holds_no_secret(tmp_path):
+    Redactor(["STRANGE"])
+    for error in (ValueError(STRANGE), KeyError(STRANGE), OSError(2, f"no {STRANGE}")):
+        report = crash.write(error, tmp_path).read_text()
+        assert "[STRANGE]" in report and "snow" not in report.lower() and "wörd" not in report
+
+
+def test_what_is_refused_counts_no_ordinary_credential():
+    assert not redact.unfit("hf_abcdefghijklmnop")
+    assert not redact.unfit("correct horse")

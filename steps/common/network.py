@@ -20,7 +20,7 @@ from functools import cache
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from runbook.protocol import PreconditionNotMet, StepFailure
 from runbook.remedy import Remedy
@@ -58,6 +58,18 @@ def origin(url: str) -> tuple[str, str, int | None]:
     """Scheme, host and port: what may be told the same secrets. Raises ValueError."""
     parts = urlsplit(url)
     return parts.scheme, (parts.hostname or "").lower(), parts.port or PORTS.get(parts.scheme)
+
+
+def absolute(base: str, given: str) -> str | None:
+    """Where a link or a redirect of `base` leads; None for nowhere."""
+    try:
+        parts = urlsplit(given)
+        if not parts.netloc and (parts.scheme or given.startswith("//")):
+            return None
+        target = urljoin(base, given)
+        return target if urlsplit(target).scheme in PORTS and origin(target)[1] else None
+    except ValueError:
+        return None
 
 
 # Proxies

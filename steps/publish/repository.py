@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,13 +54,23 @@ class Repository:
     access: Access = "open"
 
     def find(self, path: str) -> File | None:
-        return next((f for f in self.files if f.path == path), None)
+        return self._by_path.get(path)
 
     def find_large(self, sha256: str) -> File | None:
-        return next((f for f in self.files if f.sha256 == sha256), None)
+        return self._by_sha256.get(sha256)
 
+    @cached_property
     def folders(self) -> dict[str, str]:
+        """The ids of all folders by path."""
         return git.tree_ids((f.path, f.oid) for f in self.files)
+
+    @cached_property
+    def _by_path(self) -> dict[str, File]:
+        return {f.path: f for f in self.files}
+
+    @cached_property
+    def _by_sha256(self) -> dict[str, File]:
+        return {f.sha256: f for f in self.files if f.sha256}
 
     def dump(self) -> dict[str, Any]:
         return {

@@ -159,7 +159,7 @@ class Handler(BaseHTTPRequestHandler):
         repository = self.server.repository
         found = [
             *({"type": "directory", "oid": oid, "size": 0, "path": path}
-              for path, oid in repository.folders().items() if path),
+              for path, oid in repository.folders.items() if path),
             *(f.listing() for f in repository.files),
         ]  # fmt: skip
         entries = sorted(

@@ -1,6 +1,7 @@
 """The weights step against what people use: `hf download`, curl, sha256sum. One JSON line each.
 
     python tests/benchmarks/weights.py --gib 4 [--rounds 3] [--folder DIR]
+    python tests/benchmarks/weights.py --only small --files 10000 [--rounds 3]
 
 All tools fetch the same repository from one local server (sendfile, loopback), each in a process
 of its own, timed from its start to its end; the rounds take turns, the medians are compared.
@@ -35,7 +36,9 @@ HF = Path(sys.executable).with_name("hf")
 
 
 class Bench:
-    def __init__(self, folder: Path, gib: float) -> None:
+    def __init__(self, folder: Path, gib: float, small: int) -> None:
+        """`small`: so many files of 1 kB instead of the tensors."""
+        self.small = small
         self.folder = folder
         self.source = folder / "source"
         self.target = folder / "target"
@@ -49,9 +52,13 @@ class Bench:
         }
 
     def prepare(self) -> None:
-        """Random tensors, the manifest, the server."""
+        """Random tensors, or small files, the manifest, the server."""
         self.source.mkdir(parents=True)
-        for n in range(FILES):
+        for n in range(self.small):
+            folder = self.source / f"{n // 500:03}"
+            folder.mkdir(exist_ok=True)
+            (folder / f"{n:05}.json").write_bytes(os.urandom(512).hex().encode())
+        for n in range(0 if self.small else FILES):
             header = {"t": {"dtype": "U8", "shape": [self.size], "data_offsets": [0, self.size]}}
             raw = json.dumps(header).encode()
             with (self.source / f"model-{n + 1:05}-of-{FILES:05}.safetensors").open("wb") as file:
@@ -171,15 +178,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--gib", type=float, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["transfers", "kills", "xet", "verification", "check"])
+    parts = [transfers, kills, xet, verification, check, small]
+    parser.add_argument("--only", choices=[part.__name__ for part in parts])
+    parser.add_argument("--files", type=int, default=10_000, help="of 1 kB, for --only small")
     parser.add_argument("--folder", type=Path, default=None)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="weights-", dir=options.folder))
-    bench = Bench(folder, options.gib)
+    alone = options.only == small.__name__
+    bench = Bench(folder, options.gib, options.files if alone else 0)
     try:
         bench.prepare()
-        for part in (transfers, kills, xet, verification, check):
-            if options.only in (None, part.__name__):
+        for part in parts:
+            if options.only == part.__name__ or (options.only is None and part is not small):
                 part(bench, options.rounds)
     finally:
         bench.close()
@@ -194,6 +204,11 @@ def transfers(bench: Bench, rounds: int) -> None:
         "hf download": bench.hf,
     }
     compare_transfers(bench, rounds, tools)
+
+
+def small(bench: Bench, rounds: int) -> None:
+    """Many files of 1 kB, as datasets have them."""
+    compare_transfers(bench, rounds, {"runbook": bench.ours, "hf download": bench.hf})
 
 
 def compare_transfers(bench: Bench, rounds: int, tools: dict[str, Callable[[], list[str]]]) -> None:

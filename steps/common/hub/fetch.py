@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError
@@ -212,12 +212,8 @@ def _target(response: BaseHTTPResponse, url: str) -> str | None:
     given = response.get_redirect_location()
     if given is None or given is False:
         return None
-    try:
-        target = urljoin(url, given)
-        if urlsplit(target).scheme in network.PORTS and network.origin(target)[1]:
-            return target
-    except ValueError:
-        pass
+    if target := network.absolute(url, given):
+        return target
     raise Misbehaved(f"Location {shown(given)} of {_host(url)} leads nowhere")
 
 

@@ -74,7 +74,7 @@ def sidecar(path: Path, entry: Entry) -> dict[str, Any] | None:
         or data["passes"] < 1
         or type(hashed) is not int
         or not 0 <= hashed <= Spans((start, stop) for start, stop in spans).end_of(0)
-        or not isinstance(data.get("state", ""), str)
+        or ("state" in data and not ("hashed" in data and isinstance(data["state"], str)))
     ):
         return None
     return data

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote
 
 from runbook.protocol import StepFailure
 from runbook.steps.common import http
@@ -23,7 +23,7 @@ from runbook.steps.common.hub import refusals, untrusted
 from runbook.steps.common.hub.inquiry import Inquiry
 from runbook.steps.common.hub.listing import Entry, Listing
 from runbook.steps.common.hub.refusals import Busy
-from runbook.steps.common.network import origin, split_login
+from runbook.steps.common.network import absolute, origin, split_login
 
 if TYPE_CHECKING:
     import requests
@@ -115,30 +115,30 @@ class Source:
     def _entries(
         self, session: requests.Session, repo: str, url: str, deadline: float
     ) -> Iterator[tuple[str, str, Any]]:
-        """All entries of a tree, page by page. Each page must bring some, so it ends."""
+        """All entries of a tree, page by page. Each page must bring new ones, so it ends."""
         following: str | None = f"{url}?recursive=true&expand=false"
-        count = 0
+        seen: set[str] = set()
         while following:
             page, link = self._json(session, repo, following, deadline)
             if not isinstance(page, list):
                 raise untrusted.Malformed("a page of the listing", page, "a list")
-            count += len(page)
             if link and not page:
                 raise untrusted.Malformed("a page of the listing", page, "worth the next one")
-            if count > MOST_FILES:
+            for entry in map(untrusted.entry, page):
+                if entry[1] in seen:
+                    raise untrusted.Malformed("`path`", entry[1], "listed once")
+                seen.add(entry[1])
+                yield entry
+            if len(seen) > MOST_FILES:
+                count = len(seen)
                 raise untrusted.Malformed("the listing", count, f"at most {MOST_FILES} entries")
-            yield from map(untrusted.entry, page)
             following = self._next(following, link)
 
     def _next(self, url: str, link: str | None) -> str | None:
         if not link:
             return None
-        try:
-            target = urljoin(url, link)
-            if urlsplit(target).scheme in ("http", "https") and origin(target)[1]:
-                return target
-        except ValueError:
-            pass
+        if target := absolute(url, link):
+            return target
         raise untrusted.Malformed("`Link`", link, "the address of the next page")
 
     def _json(

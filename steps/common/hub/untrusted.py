@@ -114,12 +114,8 @@ def file(found: dict[str, Any]) -> Entry:
 
 
 def files(found: list[Entry]) -> tuple[Entry, ...]:
-    """The files of a whole listing in order: no path twice, none that is a folder too."""
-    paths: set[str] = set()
-    for each in found:
-        if each.path in paths:
-            raise Malformed("`path`", each.path, "listed once")
-        paths.add(each.path)
+    """The files of a whole listing in order: none that is a folder too."""
+    paths = {each.path for each in found}
     for each in found:
         for parent in PurePosixPath(each.path).parents:
             if str(parent) in paths:

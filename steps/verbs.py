@@ -33,6 +33,7 @@ def lint(checkpoint: str, target: str | None, series: str | None, as_json: bool)
     from runbook.steps.checkpoint.checkpoint import CheckpointError
     from runbook.steps.checkpoint.lint import lint as examine
     from runbook.steps.checkpoint.lint import report
+    from runbook.steps.checkpoint.lint.scales import Sample
     from runbook.steps.checkpoint.targets import Target, UnknownTarget
 
     release, patched = (target, "") if target else DEFAULT_TARGET
@@ -45,16 +46,17 @@ def lint(checkpoint: str, target: str | None, series: str | None, as_json: bool)
             exit_code=USAGE,
             remedy="name a release with --target and, if it is patched, its --series",
         ) from problem
+    sample = Sample()
     try:
-        findings = examine(checkpoint, build)
+        findings = examine(checkpoint, build, sample)
     except CheckpointError as problem:
         raise RunbookError(
-            str(problem),
+            report.printable(str(problem)),
             code="no_checkpoint",
             exit_code=USAGE,
-            remedy="name a folder with config.json and safetensors files, or org/name on the hub",
+            remedy=report.printable(problem.remedy),
         ) from problem
-    body = {"checkpoint": checkpoint, **report.plain(findings, build)}
+    body = {"checkpoint": checkpoint, **report.plain(findings, build, sample)}
     code = PRECONDITION if body["error"] else DONE
     counts = {f"{name}s": body.pop(name) for name in ("error", "warning", "info")}
     error = None
@@ -70,7 +72,7 @@ def lint(checkpoint: str, target: str | None, series: str | None, as_json: bool)
             "log": "",
         }
     answer = document("lint", code == DONE, {**body, **counts}, error=error)
-    _print(answer, as_json, report.text(findings))
+    _print(answer, as_json, report.text(findings, sample))
     return code
 
 

@@ -348,6 +348,14 @@ class Finding(TypedDict):
     severities: dict[str, str]
 
 
+class Scales(TypedDict):
+    """Of how many tensors of scales how many were looked at, and what share of all their bytes."""
+
+    tensors: int
+    examined: int
+    share: float
+
+
 class Lint(Envelope):
     kind: Literal["lint"]
     checkpoint: str
@@ -357,6 +365,7 @@ class Lint(Envelope):
     warnings: int
     infos: int
     findings: list[Finding]
+    scales: Scales
 
 
 class PatchedFile(TypedDict):

@@ -1,4 +1,5 @@
-"""How vLLM reads `quantization_config` of the method compressed-tensors.
+"""How vLLM reads `quantization_config`: by config groups (compressed-tensors), or by the method of
+DeepSeek's own releases, to which ModelOpt adds its formats.
 
 Follows `find_matched_target`, `should_ignore_layer` and the lookup of fused mixture-of-experts
 layers in vLLM 0.32 (`model_executor/layers/quantization/compressed_tensors`).
@@ -6,14 +7,18 @@ layers in vLLM 0.32 (`model_executor/layers/quantization/compressed_tensors`).
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from typing import Any
+
+from runbook.steps.checkpoint.patterns import Patterns
 
 PROBES = ("gate_proj", "up_proj", "down_proj")
 """The names, below expert 0, under which vLLM looks up the scheme of a layer's experts."""
+NATIVE = "fp8"
+"""The quant_method of DeepSeek's own releases."""
+MODELOPT = frozenset({"modelopt", "modelopt_fp4", "modelopt_mixed", "modelopt_mxfp8"})
 
 
 @dataclass(frozen=True)
@@ -27,62 +32,74 @@ class Scheme:
 
     @property
     def stored(self) -> str:
-        """`int4`, `fp8` or a description of something else."""
+        """`int4`, `fp8`, `nvfp4`, `mxfp4` or a description of something else."""
         bits, kind = self.weights.get("num_bits"), self.weights.get("type")
         if bits == 4 and kind == "int":
             return "int4"
         if bits == 8 and kind == "float":
             return "fp8"
+        if bits == 4 and kind == "float":
+            return "mxfp4" if self.group_size == 32 else "nvfp4"
         return f"{kind}{bits}"
 
     @property
     def group_size(self) -> int | None:
         size = self.weights.get("group_size")
-        return size if isinstance(size, int) and size > 0 else None
+        return size if type(size) is int and size > 0 else None
 
-    @property
-    def block(self) -> tuple[int, int] | None:
-        shape = self.weights.get("block_structure")
-        if isinstance(shape, list) and len(shape) == 2:
-            return int(shape[0]), int(shape[1])
-        return None
+    @cached_property
+    def patterns(self) -> Patterns:
+        return Patterns(self.targets)
 
 
 class Quantization:
-    """The config groups and the ignore list of a checkpoint."""
+    """The config groups and the ignore list of a checkpoint; `config` may hold anything."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self.method = str(config.get("quant_method", ""))
-        groups = config.get("config_groups")
+        self.method = str(config.get("quant_method") or "")
         self.schemes = [
             Scheme(
                 name,
-                tuple(group.get("targets") or ()),
+                strings(group.get("targets")),
                 str(group.get("format") or config.get("format") or ""),
-                group.get("weights") or {},
+                mapping(group.get("weights")),
             )
-            for name, group in (groups.items() if isinstance(groups, dict) else ())
+            for name, group in mapping(config.get("config_groups")).items()
             if isinstance(group, dict)
         ]
-        self.ignore: tuple[str, ...] = tuple(config.get("ignore") or ())
+        self.ignore = strings(config.get("ignore"))
         sizes = [s.group_size for s in self.schemes if s.stored == "int4"]
         self.int4_group = next((size for size in sizes if size), None)
+        self.moe_algorithm = str(config.get("moe_quant_algo") or "").upper()
+        self.layers: Mapping[str, str] = {
+            name: str(mapping(entry).get("quant_algo") or "").upper()
+            for name, entry in mapping(config.get("quantized_layers")).items()
+        }
+        """What `quantized_layers` says of modules, by their name."""
 
     @property
     def compressed_tensors(self) -> bool:
         return self.method == "compressed-tensors"
 
+    @property
+    def modelopt(self) -> bool:
+        """Whether modules are quantised as ModelOpt says it."""
+        return self.method in MODELOPT or bool(self.moe_algorithm or self.layers)
+
+    @cached_property
+    def ignored_names(self) -> Patterns:
+        return Patterns.of_globs(self.ignore) if self.modelopt else Patterns(self.ignore)
+
     def ignored(self, names: Sequence[str]) -> bool:
         """Whether all of these modules are on the ignore list."""
-        return all(matched(name, self.ignore) for name in names)
+        return all(self.ignored_names.match(name) for name in names)
 
     def linear(self, name: str, parts: Sequence[str] = ()) -> Scheme | None:
         """The scheme of a linear that vLLM builds as `name`, fused from `parts` if there are."""
-        if matched(name, self.ignore) or (parts and self.ignored(parts)):
+        if self.ignored([name]) or (parts and self.ignored(parts)):
             return None
-        for scheme in self.schemes:
-            if matched(name, scheme.targets):
-                return scheme
+        if scheme := self.direct(name):
+            return scheme
         if parts:
             found = [self.direct(part) for part in parts]
             if all(found):
@@ -91,7 +108,7 @@ class Quantization:
 
     def direct(self, name: str) -> Scheme | None:
         """The scheme whose targets match this name itself."""
-        return next((s for s in self.schemes if matched(name, s.targets)), None)
+        return next((s for s in self.schemes if s.patterns.match(name)), None)
 
     def experts(self, prefix: str) -> Scheme | None:
         """The scheme of the experts below `prefix` (`....experts`)."""
@@ -107,21 +124,10 @@ class Quantization:
         return next((s for s in self.schemes if "Linear" in s.targets), None)
 
 
-def matched(name: str, targets: Iterable[str]) -> bool:
-    return any(_match(name, target) for target in targets)
+def mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
-@lru_cache(maxsize=200_000)
-def _match(name: str, target: str) -> bool:
-    if not target.startswith("re:"):
-        return name == target
-    pattern = _compile(target[3:])
-    return pattern is not None and pattern.match(name) is not None
-
-
-@lru_cache(maxsize=10_000)
-def _compile(pattern: str) -> re.Pattern[str] | None:
-    try:
-        return re.compile(pattern)
-    except re.error:
-        return None
+def strings(value: Any) -> tuple[str, ...]:
+    """The texts of a list; of anything else, none."""
+    return tuple(x for x in value if isinstance(x, str)) if isinstance(value, list) else ()

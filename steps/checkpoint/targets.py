@@ -29,6 +29,9 @@ Quirk = Literal[
     "fp4_renames_scales",  # with expert_dtype fp4 renames weight_scale to weight_scale_inv
     "gate_bias_strict",  # loads the gate's bias by its upstream name only
     "swiglu_unclamped",  # runs W4A16 experts without the SwiGLU limit
+    "dspark_absent",  # has no DSpark draft that runs
+    "experts_alike",  # moe_quant_algo is for all routed experts: neither ignore nor
+    # quantized_layers is read of them (models/deepseek_v4/quant_config.py)
 ]
 
 _PLAIN: Final[frozenset[Quirk]] = frozenset(
@@ -43,10 +46,12 @@ RELEASES: Final[Mapping[str, frozenset[Quirk]]] = {
         "fused_names_unmapped",
         "gate_bias_strict",
         "swiglu_unclamped",
+        "dspark_absent",
     },
-    "0.32.0": _PLAIN | {"fp4_renames_scales"},
-    "0.32.0-cpu": _PLAIN | {"fp4_renames_scales", "swiglu_unclamped"},
-    "0.33.0": _PLAIN | {"fp4_renames_scales"},
+    "0.32.0": _PLAIN | {"fp4_renames_scales", "experts_alike"},
+    "0.32.0-cpu": _PLAIN
+    | {"fp4_renames_scales", "swiglu_unclamped", "dspark_absent", "experts_alike"},
+    "0.33.0": _PLAIN | {"fp4_renames_scales", "experts_alike"},
     # The commit of the fork jasl/vllm with published results for the flagship's checkpoint.
     "abad5dc71": frozenset({"actorder_breaks_tp"}),
 }

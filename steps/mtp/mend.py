@@ -18,7 +18,8 @@ from runbook.steps.checkpoint.lint.config import modules
 from runbook.steps.checkpoint.lint.files import lacking
 from runbook.steps.checkpoint.lint.subject import SCALES, Subject
 from runbook.steps.checkpoint.lint.tensors import renamed
-from runbook.steps.checkpoint.quantization import PROBES, Scheme, matched
+from runbook.steps.checkpoint.patterns import Patterns
+from runbook.steps.checkpoint.quantization import PROBES, Scheme
 
 Key = tuple[str, str]
 """A tensor by shard and name."""
@@ -175,14 +176,16 @@ def _dequantise(about: Subject, bases: tuple[str, ...], made: Plan) -> None:
     section = _quantization(made)
     only, others = _names(about, set(bases))
     for group in section["config_groups"].values():
-        group["targets"] = [
-            t
-            for t in group.get("targets") or []
-            if not any(matched(n, [t]) for n in only) or any(matched(n, [t]) for n in others)
-        ]
+        group["targets"] = [t for t in group.get("targets") or [] if not _only(t, only, others)]
     compressor = any(layout.linears[base].role == "compressor" for base in bases)
     ignored = r"re:.*\.compressor\..*" if compressor else r"re:.*\.indexer\.weights_proj$"
     _add(section, "ignore", [ignored])
+
+
+def _only(target: str, only: list[str], others: list[str]) -> bool:
+    """Whether a target names some of the first and none of the others."""
+    match = Patterns([target]).match
+    return any(map(match, only)) and not any(map(match, others))
 
 
 def _names(about: Subject, bases: set[str]) -> tuple[list[str], list[str]]:
@@ -240,6 +243,7 @@ MENDS: dict[str, Mend] = {
     "scale_fmt": _scale_fmt,
     "expert_dtype": _expert_dtype,
     "mtp_undeclared": _declare,
+    "mtp_overdeclared": _declare,
     "expert_probe": _probe,
     "fused_targets": _fused,
     "quant_overmatched": _ignore,

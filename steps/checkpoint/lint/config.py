@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from runbook.steps.checkpoint.layout import Layout, Linear, Role
-from runbook.steps.checkpoint.lint.subject import Fault, Stored, Subject, fault
-from runbook.steps.checkpoint.quantization import PROBES, matched
+from runbook.steps.checkpoint.lint import formats
+from runbook.steps.checkpoint.lint.subject import QUANTISED, Fault, Stored, Subject, fault
+from runbook.steps.checkpoint.quantization import PROBES
 
-QUANTISED: frozenset[Stored] = frozenset({"int4", "fp8", "fp4"})
 UNQUANTISED: Mapping[str, tuple[Role, str]] = {
     "compressor_quantised": ("compressor", "{n} weights of compressors are quantised"),
     "indexer_weights_quantised": ("indexer_weights", "{n} indexer.weights_proj are quantised"),
@@ -22,7 +22,10 @@ def check(about: Subject, layout: Layout) -> Iterator[Fault]:
     if not about.checkpoint.quantization:
         yield from fault("quantization_absent", "{n} quantised weights", quantised)
         return
+    yield from formats.method(about, layout)
+    yield from _expressions(about)
     if not about.quantization.compressed_tensors:
+        yield from formats.check(about, layout)
         return
     yield from _arguments(about, layout)
     yield from _matching(about, layout)
@@ -32,6 +35,14 @@ def check(about: Subject, layout: Layout) -> Iterator[Fault]:
         yield from fault(rule, detail, [x.base for x in linears if about.stored(x) in QUANTISED])
 
 
+def _expressions(about: Subject) -> Iterator[Fault]:
+    lists = [s.patterns for s in about.quantization.schemes] + [about.quantization.ignored_names]
+    invalid = [text for patterns in lists for text in patterns.invalid]
+    yield from fault("target_invalid", "{n} targets are no regular expressions", invalid)
+    others = [text for patterns in lists for text in patterns.unexamined]
+    yield from fault("target_unexamined", "{n} expressions could not be matched here", others)
+
+
 def _arguments(about: Subject, layout: Layout) -> Iterator[Fault]:
     config = about.checkpoint.config
     orders = {s.name: s.weights.get("actorder") for s in about.quantization.schemes}
@@ -39,7 +50,8 @@ def _arguments(about: Subject, layout: Layout) -> Iterator[Fault]:
         if order in ("group", "dynamic"):
             yield Fault("actorder_group", f"config group {name}: actorder {order}", (name,))
         elif order:
-            yield Fault("actorder_static", f"config group {name}: actorder {order}", (name,))
+            detail = f"config group {name}: actorder {order!r:.40}"
+            yield Fault("actorder_static", detail, (name,))
     if layout.family != "deepseek_v4":
         return
     if not about.checkpoint.quantization.get("scale_fmt"):
@@ -48,7 +60,7 @@ def _arguments(about: Subject, layout: Layout) -> Iterator[Fault]:
     if config.get("expert_dtype", "fp4") == "fp4":
         yield Fault("expert_dtype", "expert_dtype is fp4, or absent and fp4 by default")
     if packed and config.get("swiglu_limit"):
-        yield Fault("swiglu_clamp", f"swiglu_limit is {config['swiglu_limit']}")
+        yield Fault("swiglu_clamp", f"swiglu_limit is {config['swiglu_limit']!r:.40}")
 
 
 def _matching(about: Subject, layout: Layout) -> Iterator[Fault]:
@@ -68,9 +80,7 @@ def _matching(about: Subject, layout: Layout) -> Iterator[Fault]:
                 found["quant_unmatched"].append(name)
             elif scheme.stored != kind:
                 found["quant_scheme"].append(name)
-            elif (
-                part_names and not matched(name, scheme.targets) and "Linear" not in scheme.targets
-            ):
+            elif part_names and not scheme.patterns.match(name) and "Linear" not in scheme.targets:
                 found["fused_targets"].append(name)
         elif scheme is not None:
             found["quant_overmatched"].append(name)

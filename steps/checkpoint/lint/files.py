@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from runbook.steps.checkpoint.checkpoint import INDEX
+from runbook.steps.checkpoint.checkpoint import INDEX, Checkpoint, foreign
+from runbook.steps.checkpoint.code import brought
 from runbook.steps.checkpoint.lint.subject import Fault, Subject, fault
 
 
 def check(about: Subject) -> Iterator[Fault]:
     found = about.checkpoint
+    yield from weights(found)
+    yield from fault("file_odd", "{n} entries that are no files", found.odd)
+    yield from _code(found)
     for file in found.unreadable:
         yield Fault("header_invalid", f"{file.file}: {file.message}", (file.file,))
     for shard, header in found.headers.items():
@@ -46,6 +50,26 @@ def check(about: Subject) -> Iterator[Fault]:
     total = sum(t.nbytes for t in found.tensors.values())
     if found.total_size not in (None, 0, total) and not broken:
         yield Fault("index_size", f"total_size is {found.total_size}, the tensors have {total}")
+
+
+def weights(found: Checkpoint) -> Iterator[Fault]:
+    """Whether there are weights in the one format that is read here."""
+    if any(name.endswith(".safetensors") for name in found.sizes):
+        return
+    others = foreign(found.sizes)
+    if others:
+        kinds = ", ".join(dict.fromkeys(others.values()))
+        yield from fault("weights_foreign", f"{{n}} files are {kinds}; no safetensors", others)
+    elif not found.index:
+        yield Fault("weights_absent", "there is no safetensors file")
+
+
+def _code(found: Checkpoint) -> Iterator[Fault]:
+    code = brought(found)
+    named = f"; auto_map names {', '.join(code.classes)[:200]}" if code.classes else ""
+    if code.files or code.classes:
+        files = [f"{name} sha256:{digest or 'unread'}" for name, digest in code.files.items()]
+        yield Fault("custom_code", f"{len(files)} files of Python{named}", tuple(files))
 
 
 def lacking(about: Subject) -> list[str]:

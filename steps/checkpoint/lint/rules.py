@@ -33,6 +33,22 @@ DOWNLOAD: Final = "download the file again"
 
 RULES: Final[Mapping[str, Rule]] = {
     # Files
+    "weights_foreign": Rule(
+        "neither the steps nor the profiles here are for weights of this format",
+        "give a repository or folder with safetensors files",
+    ),
+    "weights_absent": Rule("there is nothing to load", DOWNLOAD),
+    "file_odd": Rule(
+        "a link that leads nowhere, a pipe or the like: nothing can be read there",
+        "remove it, or restore what it leads to",
+        "warning",
+    ),
+    "custom_code": Rule(
+        "the checkpoint brings Python code, which `trust_remote_code` runs as this user",
+        "leave trust_remote_code off if vLLM has the model's classes; else read these very files "
+        "and compare their digests",
+        "warning",
+    ),
     "header_invalid": Rule("the file cannot be loaded", DOWNLOAD),
     "shard_missing": Rule(
         "vLLM stops: weight files referenced in index but missing",
@@ -64,8 +80,12 @@ RULES: Final[Mapping[str, Rule]] = {
     ),
     # Architecture
     "architecture_unknown": Rule(
-        "tensors cannot be checked against the architecture",
-        "give a checkpoint of DeepSeek-V4 or DeepSeek-V3",
+        "its tensors cannot be checked against the architecture, only its files",
+        "give a checkpoint of DeepSeek-V4 (with an MTP block or DSpark) or of DeepSeek-V3",
+    ),
+    "tensor_dtype": Rule(
+        "a tensor that is not quantised is stored in a dtype that vLLM does not load there",
+        "restore the tensor from upstream",
     ),
     "config_field": Rule(
         "vLLM cannot build the model",
@@ -108,8 +128,43 @@ RULES: Final[Mapping[str, Rule]] = {
         "serve a checkpoint with the mtp block, or make one with the book mtp-head",
     ),
     "mtp_incomplete": Rule(
-        "vLLM does not notice a partly loaded block: all drafts are rejected",
+        "vLLM does not notice a partly loaded draft: what is missing stays uninitialised, and most "
+        "drafts are rejected",
         "restore the block from the upstream checkpoint, or make one with the book mtp-head",
+    ),
+    "mtp_overdeclared": Rule(
+        "vLLM builds as many blocks as are declared: those without tensors stay uninitialised",
+        MEND,
+    ),
+    "dspark_draft": Rule(
+        "the speculative method `mtp` finds no MTP head in this checkpoint",
+        "serve it with the speculative method `dspark`, or without speculation",
+        "info",
+        {"dspark_absent": "error"},
+    ),
+    "dspark_stages": Rule(
+        "vLLM builds another number of stages than there are: some stay uninitialised, silently",
+        "restore the stages from the upstream checkpoint; correct n_mtp_layers if they are all",
+    ),
+    "dspark_layer_ids": Rule(
+        "the draft asks for hidden states of layers that the model does not have",
+        "restore dspark_target_layer_ids from the upstream config.json",
+    ),
+    "dspark_layers_other": Rule(
+        "the known drafts take in the last layers; with others than it was trained on, drafts are "
+        "rejected",
+        "compare dspark_target_layer_ids with the upstream config.json",
+        "warning",
+    ),
+    "dspark_noise_id": Rule(
+        "the draft fills its block with a token that the vocabulary does not have",
+        "restore dspark_noise_token_id from the upstream config.json",
+    ),
+    "dspark_field": Rule(
+        "vLLM cannot build the draft", "restore the field from the upstream config.json"
+    ),
+    "dspark_confidence": Rule(
+        "vLLM drafts without it; adaptive verification is not to be had", "none needed", "info"
     ),
     "mtp_undeclared": Rule(
         "with num_nextn_predict_layers 0 vLLM stops with a ZeroDivisionError", MEND
@@ -142,8 +197,18 @@ RULES: Final[Mapping[str, Rule]] = {
     ),
     "scale_shape": Rule("scales and blocks do not fit together", "restore the scale from upstream"),
     "scale_range": Rule(
-        "values are not finite, zero, or at least 1: attention of the draft head breaks silently",
+        "values are not finite, negative, or in the draft's FP8 zero or at least 1: wrong silently",
         "restore the scale from the upstream checkpoint",
+    ),
+    "scale_zero": Rule(
+        "the values of these blocks all become zero",
+        "compare with the upstream checkpoint: right only where the weights are zero",
+        "warning",
+    ),
+    "scale_negative": Rule(
+        "not every kernel reads negative scales: wrong results where one does not",
+        "quantise again without `signed`, or compare the answers with those of another kernel",
+        "warning",
     ),
     "packed_dtype": Rule("vLLM cannot load the packed weight", "pack the tensor again"),
     "packed_shape": Rule(
@@ -161,17 +226,41 @@ RULES: Final[Mapping[str, Rule]] = {
         "tensors are quantised and config.json does not say so",
         "restore quantization_config",
     ),
+    "quant_method": Rule(
+        "vLLM reads the tensors by the rules of another format",
+        "restore quantization_config from the checkpoint that the tensors are from",
+    ),
+    "target_invalid": Rule(
+        "vLLM stops: a target is no regular expression", "correct the expression"
+    ),
+    "target_unexamined": Rule(
+        "what these expressions match is unknown here: other findings may be wrong",
+        "write them without look-around and references, and no more than 20,000 characters",
+        "warning",
+    ),
+    "expert_format": Rule(
+        "vLLM builds the experts for another format: it stops, or reads them wrong",
+        "restore expert_dtype from the upstream config.json",
+    ),
+    "draft_format": Rule(
+        "vLLM gives the draft's experts the parameters of the target's format: their scales do "
+        "not fit",
+        "serve without speculation, or with a draft in the target's format, or with a patch that "
+        "decides per layer",
+        "none",
+        {"experts_alike": "error"},
+    ),
     "quant_unmatched": Rule(
         "vLLM builds the module unquantised: KeyError for its weight_scale",
-        "add the module's name to the targets of its config group",
+        "name the module where the config says what is quantised, and do not ignore it",
     ),
     "quant_overmatched": Rule(
         "vLLM builds the module quantised and finds no scale for it",
         MEND,
     ),
     "quant_scheme": Rule(
-        "the config group that matches the module stores another format",
-        "correct the targets of the config groups",
+        "what the config says of the module is another format than it is stored in",
+        "correct the targets of the config groups, or quantized_layers",
     ),
     "quant_torn": Rule(
         "vLLM stops: different quantization schemes for the shards of a fused module",

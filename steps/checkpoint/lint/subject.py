@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from runbook.steps.checkpoint.checkpoint import Checkpoint
@@ -13,9 +14,15 @@ from runbook.steps.checkpoint.quantization import Quantization
 
 SCALES = (".weight_scale", ".scale", ".weight_scale_inv")
 PACKED = (".weight_packed", ".weight_scale", ".weight_shape")
+GLOBAL_SCALES = (".weight_scale_2", ".weight_global_scale")
+"""The second scale of NVFP4, one number a weight, as ModelOpt and compressed-tensors name it."""
+INPUT_SCALES = (".input_scale", ".input_global_scale")
 FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
+PAIRS = frozenset({"I8", "U8", "F4"})
+"""Dtypes of two 4-bit floats in a byte."""
 
-Stored = Literal["int4", "fp8", "fp4", "plain", "other", "absent"]
+Stored = Literal["int4", "fp8", "mxfp4", "nvfp4", "plain", "other", "absent"]
+QUANTISED: frozenset[Stored] = frozenset({"int4", "fp8", "mxfp4", "nvfp4"})
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,9 @@ class Subject:
 
     def stored(self, linear: Linear) -> Stored:
         """How a linear's weight is stored."""
-        if self.tensor(linear.base + ".weight_packed"):
-            return "int4"
+        packed = self.tensor(linear.base + ".weight_packed")
+        if packed is not None:
+            return self._fp4(linear) if packed.dtype in PAIRS else "int4"
         weight = self.tensor(linear.base + ".weight")
         if weight is None:
             return "absent"
@@ -50,23 +58,35 @@ class Subject:
             return "fp8"
         if weight.dtype in FLOATS:
             return "plain"
-        if weight.dtype in ("I8", "U8", "F4"):
-            return "fp4"
-        return "other"
+        return self._fp4(linear) if weight.dtype in PAIRS else "other"
+
+    def _fp4(self, linear: Linear) -> Stored:
+        scale = self.scale(linear)
+        second = self.first(linear, GLOBAL_SCALES)
+        nvfp4 = second is not None or (scale is not None and scale.dtype == "F8_E4M3")
+        return "nvfp4" if nvfp4 else "mxfp4"
 
     def scale(self, linear: Linear) -> Tensor | None:
         """The scale of a linear, by whichever name."""
-        return next((t for s in SCALES if (t := self.tensor(linear.base + s))), None)
+        return self.first(linear, SCALES)
+
+    def first(self, linear: Linear, suffixes: Iterable[str]) -> Tensor | None:
+        return next((t for s in suffixes if (t := self.tensor(linear.base + s))), None)
+
+    @cached_property
+    def layers_named(self) -> frozenset[str]:
+        """The prefixes of the layers of which the index names a tensor."""
+        layout = self.layout
+        return frozenset(layout.layer(n) for n in self.checkpoint.index) if layout else frozenset()
 
     def mtp_blocks(self) -> list[str]:
         """The prefixes of the MTP blocks of which the index names at least one tensor."""
         assert self.layout is not None
-        names = self.checkpoint.index
-        return [p for p in self.layout.mtp_prefixes if any(n.startswith(p) for n in names)]
+        return [p for p in self.layout.mtp_prefixes if p in self.layers_named]
 
 
 def fault(rule: str, detail: str, tensors: Iterable[str]) -> Iterable[Fault]:
     """One fault if there are any tensors, none otherwise. `{n}` in `detail` is their number."""
     names = tuple(tensors)
     if names:
-        yield Fault(rule, detail.format(n=len(names)), names)
+        yield Fault(rule, detail.replace("{n}", str(len(names))), names)

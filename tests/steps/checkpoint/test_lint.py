@@ -11,13 +11,14 @@ from runbook.steps.checkpoint.checkpoint import CheckpointError
 from runbook.steps.checkpoint.lint import lint
 from runbook.steps.checkpoint.lint.rules import RULES
 from runbook.steps.mtp.mend import MENDS
+from tests.steps.checkpoint.cases import CASES, SOUND
 from tests.steps.mtp import tiny
 from tests.steps.mtp.defects import CPU, DEFECTS, FORK, V22, V33, Defect, clean
 
-CASES = [pytest.param(d, id=name) for name, d in DEFECTS.items()]
+ALL = {**DEFECTS, **CASES}
 
 
-@pytest.mark.parametrize("defect", CASES)
+@pytest.mark.parametrize("defect", [pytest.param(d, id=n) for n, d in ALL.items()])
 def test_tells_the_defect(defect: Defect, tmp_path):
     made = defect.make()
     defect.plant(made)
@@ -31,8 +32,7 @@ def test_tells_the_defect(defect: Defect, tmp_path):
 
 
 def test_every_rule_has_a_defect_and_every_mend_a_rule():
-    tested = {d.finding for d in DEFECTS.values()}
-    assert set(RULES) - tested == {"weight_dtype"} - tested
+    assert set(RULES) == {d.finding for d in ALL.values()}
     assert set(MENDS) <= set(RULES)
 
 
@@ -46,6 +46,13 @@ def test_finds_no_fault_in_a_sound_checkpoint(make, target, tmp_path):
     found = lint(make().write(tmp_path / "checkpoint"), target)
     assert {f.id for f in found if f.severity == "error"} == set()
     assert {f.id for f in found if f.severity == "warning"} <= {"swiglu_clamp"}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_finds_no_fault_in_other_formats(name, tmp_path):
+    make, target = SOUND[name]
+    found = lint(make().write(tmp_path / "checkpoint"), target)
+    assert {f.id for f in found if f.severity != "info"} == set()
 
 
 def test_a_defect_causes_no_second_error(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 
 from runbook.steps.checkpoint.checkpoint import open_folder
 from runbook.steps.checkpoint.lint import lint
+from runbook.steps.checkpoint.targets import Target
 from runbook.steps.kernels.shorten import least_layers, shortened
 from runbook.steps.kernels.synthetic import write
 from runbook.steps.kernels.tensors import UnknownQuantization, shards
@@ -42,7 +43,7 @@ def test_names_dtypes_and_shapes_are_those_of_the_original(
     assert described(out) == described(original)
     assert made.tensors == len(described(out))
     assert (out / "tokenizer.json").read_bytes() == (original / "tokenizer.json").read_bytes()
-    assert [f for f in lint(str(out), "0.33.0-patched") if f.severity == "error"] == []
+    assert [f for f in lint(out, Target("0.33.0", "0.33.0")) if f.severity == "error"] == []
 
 
 def test_every_number_is_finite(tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_an_interrupted_write_leaves_nothing_in_place(tmp_path: Path) -> None:
         write(tmp_path / "original", tmp_path / "out", 2, report=stop)
     assert not (tmp_path / "out").exists()
     write(tmp_path / "original", tmp_path / "out", 2)
-    assert open_folder(tmp_path / "out").problems == []
+    assert open_folder(tmp_path / "out").unreadable == []
     assert not (tmp_path / "out.partial").exists()
 
 

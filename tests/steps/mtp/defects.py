@@ -113,6 +113,11 @@ DEFECTS: dict[str, Defect] = {
         plant=lambda t: t.config.update(num_nextn_predict_layers=0),
         mended=True,
     ),
+    "two mtp blocks declared, one there": Defect(
+        "mtp_overdeclared",
+        plant=lambda t: t.config.update(num_nextn_predict_layers=2),
+        mended=True,
+    ),
     "mtp shard not in the index": Defect(
         "index_lacks", damage=lambda f: edit_index(f, unlist_mtp), mended=True
     ),

@@ -47,6 +47,7 @@ OUTPUTS = {
         "vllm": "/w/venv/bin/vllm",
         "vllm_version": "0.33.0+mtp",
         "patch_digest": SHA,
+        "environment_variables": ["VLLM_USE_V1"],
     },
     "publish": {
         "hub_endpoint": "http://127.0.0.1:4000",

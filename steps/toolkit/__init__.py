@@ -6,10 +6,10 @@ Its packages are named by a lock, checked by hash, and proven by compiling a ker
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runbook.protocol import (
     Check,
@@ -21,6 +21,7 @@ from runbook.protocol import (
     Work,
 )
 from runbook.remedy import Remedy
+from runbook.steps.common.stamp import RESULT, Stamp, marks
 from runbook.steps.toolkit import stamp
 
 if TYPE_CHECKING:
@@ -39,6 +40,15 @@ KEY_FILES = (
 )
 
 
+# Reasons by what the stamp says was other.
+CHANGED = {
+    "provider": ("provider_changed", "it came from another provider"),
+    "prefix": ("toolkit_moved", "it was made for another folder"),
+    "lock": ("lock_changed", "it is not the one that the lock names"),
+    "architecture": ("architecture_changed", "it is proven for another architecture"),
+}
+
+
 class Toolkit:
     version = "1"
     Inputs = Model("runbook.steps.toolkit.models:Inputs")
@@ -54,7 +64,7 @@ class Toolkit:
         if reason is None and made is not None and ctx.deep:
             reason = self._deep(ctx, prefix, made)
         if reason is None and made is not None:
-            return Check.satisfied(made["outputs"])
+            return Check.satisfied(made.made)
         assert reason is not None
         return Check.unsatisfied(reason, work=self._work(ctx, prefix, made))
 
@@ -82,29 +92,19 @@ class Toolkit:
         for leftover in provider_of(ctx).leftovers():
             remove(leftover)
 
-    def _quick(self, ctx: Context, prefix: Path, made: Mapping[str, Any] | None) -> Reason | None:
+    def _quick(self, ctx: Context, prefix: Path, made: Stamp | None) -> Reason | None:
         """Why the toolkit is not as wanted, by a few stat calls; None if it is."""
         if made is None:
             return Reason("toolkit_missing", f"no CUDA toolkit in {prefix}")
-        if not made["complete"]:
+        marked = made.files.get(RESULT, {})
+        change = made.changed(inputs=wanted(ctx), files={RESULT: marks(prefix, marked)})
+        if change is not None and change.part == "complete":
             return Reason("toolkit_incomplete", "its installation was not completed")
-        if made["provider"] != ctx.inputs.provider:
-            return Reason(
-                "provider_changed", f"it came from {made['provider']}, not {ctx.inputs.provider}"
-            )
-        if made["prefix"] != str(prefix):
-            return Reason("toolkit_moved", f"it was made for {made['prefix']}")
-        lock = lock_of(ctx.inputs)
-        if made["lock"] != stamp.digest(lock):
-            return Reason("lock_changed", f"it is not the one that {lock.name} names")
-        if made["architecture"] != ctx.inputs.architecture:
-            return Reason(
-                "architecture_changed",
-                f"it is proven for {made['architecture']}, not for {ctx.inputs.architecture}",
-            )
-        if file := stamp.changed(prefix, made):
-            return Reason("toolkit_damaged", f"{file} is missing or was changed")
-        outputs = made["outputs"]
+        if change is not None and change.part == "inputs":
+            return Reason(*CHANGED[change.name])
+        if change is not None:
+            return Reason("toolkit_damaged", str(change))
+        outputs = made.made
         gone = [tool for tool in (outputs["cc"], outputs["cxx"]) if not os.access(tool, os.X_OK)]
         if gone:
             return Reason("host_compiler_missing", f"{gone[0]} is gone")
@@ -117,14 +117,14 @@ class Toolkit:
             )
         return None
 
-    def _deep(self, ctx: Context, prefix: Path, made: Mapping[str, Any]) -> Reason | None:
+    def _deep(self, ctx: Context, prefix: Path, made: Stamp) -> Reason | None:
         """The same by reading every file, running nvcc and compiling a kernel."""
         from runbook.steps.toolkit import proof
 
         damage = provider_of(ctx).damage()
         if damage:
             return Reason("toolkit_damaged", f"{damage[0]} is missing or was changed")
-        outputs = made["outputs"]
+        outputs = made.made
         try:
             version = proof.nvcc_version(Path(outputs["nvcc"]))
             if version != outputs["nvcc_version"]:
@@ -140,12 +140,12 @@ class Toolkit:
             return Reason(failure.code, f"{failure.message}: {failure.cause}", failure.remedy)
         return None
 
-    def _work(self, ctx: Context, prefix: Path, made: Mapping[str, Any] | None) -> Work:
+    def _work(self, ctx: Context, prefix: Path, made: Stamp | None) -> Work:
         """A whole installation; nothing to speak of if only the proof is to be made."""
         if (
             made is not None
-            and made["complete"]
-            and made["lock"] == stamp.digest(lock_of(ctx.inputs))
+            and made.complete
+            and made.inputs.get("lock") == stamp.digest(lock_of(ctx.inputs))
         ):
             return Work(seconds=5)
         try:
@@ -160,7 +160,7 @@ class Toolkit:
         made = stamp.read(prefix)
         if made is None and prefix.is_dir() and any(not stamp.is_ours(e) for e in prefix.iterdir()):
             raise prefix_taken(prefix)
-        if made is not None and made["provider"] != provider:
+        if made is not None and made.inputs["provider"] != provider:
             for entry in list(prefix.iterdir()):
                 if entry.name != stamp.NAME:
                     remove(entry)
@@ -169,6 +169,7 @@ class Toolkit:
     def _prove_and_record(self, ctx: Context, provider: Provider, toolchain: Toolchain) -> None:
         from runbook.steps.toolkit import proof
 
+        prefix = provider.prefix
         home, compiler = toolchain.home, toolchain.compiler
         nvcc = home / "bin" / "nvcc"
         path = [str(folder) for folder in toolchain.path]
@@ -186,17 +187,20 @@ class Toolkit:
             "env": dict(toolchain.env),
             "path": path,
         }
-        stamp.complete(
-            provider.prefix,
-            {
-                "provider": provider.name,
-                "prefix": str(provider.prefix),
-                "lock": stamp.digest(provider.lock),
-                "architecture": ctx.inputs.architecture,
-                "outputs": outputs,
-            },
-            [file for name in KEY_FILES if (file := home / name).exists()],
-        )
+        keys = [home / name for name in KEY_FILES if (home / name).exists()]
+        files = marks(prefix, [str(file.relative_to(prefix)) for file in keys])
+        made = Stamp(stamp.KIND, wanted(ctx), files={RESULT: files}, made=outputs)
+        made.write(prefix / stamp.NAME)
+
+
+def wanted(ctx: Context) -> dict[str, str]:
+    """What decides over a toolkit, as its stamp records it."""
+    return {
+        "provider": ctx.inputs.provider,
+        "prefix": str(ctx.workspace / ctx.inputs.prefix),
+        "lock": stamp.digest(lock_of(ctx.inputs)),
+        "architecture": ctx.inputs.architecture,
+    }
 
 
 def lock_of(inputs: SimpleNamespace) -> Path:

@@ -8,12 +8,13 @@ Importing this module costs little: `check` runs in each no-op.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from runbook.protocol import Check, Context, Json, Model, Reason, Work
+from runbook.steps.common.stamp import RESULT, Stamp, marks
 from runbook.steps.common.vllm_release import Release, load_release, lock_path
 from runbook.steps.vllm import environment
 from runbook.steps.vllm.target import SeriesError, files_of, series_failure
@@ -45,13 +46,13 @@ class Vllm:
             message = f"there is no finished environment {folder}"
             return Check.unsatisfied(Reason("not_installed", message), work=work)
         wanted = origin(ctx.inputs, release)
-        if differing := [k for k, v in wanted.items() if stamp["origin"].get(k) != v]:
+        if differing := [k for k, v in wanted.items() if stamp.inputs.get(k) != v]:
             if not {"lock", "requirements", "python"} & set(differing):
                 work = Work(0, _SECONDS, release.disk_bytes)
             message = f"it was made from other {', '.join(differing)}"
             return Check.unsatisfied(Reason("inputs_changed", message), work=work)
-        changed = environment.changed_files(folder, stamp["files"])
-        wheel = ctx.workspace / stamp["wheel"]
+        changed = environment.changed_files(folder, stamp)
+        wheel = ctx.workspace / stamp.made["wheel"]
         if not wheel.is_file():
             changed.append(f"{wheel} is gone")
         if ctx.deep and not changed:
@@ -74,7 +75,7 @@ class Vllm:
             find_links = folder_with_it(ctx, release, release.python(ctx.inputs.python))
             built = build(ctx, release)
             folder = install(ctx, release, built, find_links)
-            environment.write_stamp(folder, _stamp(ctx, release, built, folder))
+            _stamp(ctx, release, built, folder).write(folder / environment.STAMP)
             environment.switch(ctx.workspace, folder)
             prune(ctx.workspace)
         except SeriesError as error:
@@ -85,10 +86,15 @@ class Vllm:
     def undo(self, ctx: Context) -> None:
         import shutil
 
+        from runbook.steps.common import jit
+
         link = ctx.workspace / environment.LINK
         if link.is_symlink():
             link.unlink()
         for folder in environment.environments(ctx.workspace):
+            if (stamp := environment.read_stamp(folder)) is not None:
+                kernels = jit.folder(ctx.cache, stamp.made["wheel_sha256"])
+                shutil.rmtree(kernels, ignore_errors=True)
             environment.remove(folder)
         for folder in ctx.workspace.glob(f"build.{environment.DIGEST}"):
             shutil.rmtree(folder)
@@ -125,32 +131,39 @@ def _source_origin(source: dict[str, Any] | None) -> dict[str, Json] | None:
     return {key: value for key, value in source.items() if key not in without}
 
 
-def _stamp(ctx: Context, release: Release, built: Built, folder: Path) -> dict[str, Any]:
+def _stamp(ctx: Context, release: Release, built: Built, folder: Path) -> Stamp:
+    from runbook.steps.vllm.envs import known_variables
     from runbook.steps.vllm.install import DIST
 
     site = environment.site_packages(folder)
     info = site / f"vllm-{built.version}.dist-info" / "RECORD"
     keys = [folder / "bin" / "python", folder / "bin" / "vllm", info]
     keys += [site / path for path in built.files]
-    return {
-        "origin": origin(ctx.inputs, release),
-        "version": built.version,
-        "wheel": f"{DIST}/{built.path.name}",
-        "wheel_sha256": built.sha256,
-        "patch_digest": built.series.digest,
-        "files": environment.file_facts(folder, keys),
-    }
+    return Stamp(
+        environment.KIND,
+        origin(ctx.inputs, release),
+        files={RESULT: marks(folder, [str(path.relative_to(folder)) for path in keys])},
+        made={
+            "version": built.version,
+            "wheel": f"{DIST}/{built.path.name}",
+            "wheel_sha256": built.sha256,
+            "patch_digest": built.series.digest,
+            "environment_variables": known_variables(site / "vllm" / "envs.py"),
+        },
+    )
 
 
-def _outputs(workspace: Path, stamp: Mapping[str, Any]) -> dict[str, Json]:
+def _outputs(workspace: Path, stamp: Stamp) -> dict[str, Json]:
+    made = stamp.made
     bin_folder = workspace / environment.LINK / "bin"
     return {
-        "wheel": str(workspace / stamp["wheel"]),
-        "wheel_sha256": stamp["wheel_sha256"],
+        "wheel": str(workspace / made["wheel"]),
+        "wheel_sha256": made["wheel_sha256"],
         "python": str(bin_folder / "python"),
         "vllm": str(bin_folder / "vllm"),
-        "vllm_version": stamp["version"],
-        "patch_digest": stamp["patch_digest"],
+        "vllm_version": made["version"],
+        "patch_digest": made["patch_digest"],
+        "environment_variables": made["environment_variables"],
     }
 
 

@@ -15,15 +15,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runbook.files import read_json, sync_folder, write_json
+from runbook.files import sync_folder
 from runbook.protocol import Context, PreconditionNotMet, StepFailure
 from runbook.remedy import Remedy
+from runbook.steps.common.stamp import RESULT, Stamp, marks
 from runbook.steps.common.store import key_of
 
 LINK = "venv"
 DIGEST = "[0-9a-f]" * 8
 STAMP = "runbook.json"
-_KEYS = {"origin", "version", "wheel", "wheel_sha256", "patch_digest", "files"}
+KIND = "vllm"
+_MADE = {"version", "wheel", "wheel_sha256", "patch_digest", "environment_variables"}
 RECIPE = "1"
 """Part of an environment's digest: change it when `install` makes another environment."""
 
@@ -33,14 +35,10 @@ def environment_folder(workspace: Path, recipe: Mapping[str, Any]) -> Path:
     return workspace / f"{LINK}.{key_of({**recipe, 'recipe': RECIPE})[:8]}"
 
 
-def read_stamp(folder: Path) -> dict[str, Any] | None:
+def read_stamp(folder: Path) -> Stamp | None:
     """What an environment was made from; None if it is unfinished or not there."""
-    stamp = read_json(folder / STAMP)
-    return stamp if isinstance(stamp, dict) and stamp.keys() >= _KEYS else None
-
-
-def write_stamp(folder: Path, stamp: Mapping[str, Any]) -> None:
-    write_json(folder / STAMP, stamp)
+    stamp = Stamp.read(folder / STAMP, KIND)
+    return stamp if stamp is not None and stamp.complete and stamp.made.keys() >= _MADE else None
 
 
 def site_packages(folder: Path) -> Path:
@@ -54,27 +52,15 @@ def site_packages(folder: Path) -> Path:
     return found[0]
 
 
-def file_facts(folder: Path, paths: list[Path]) -> dict[str, list[int]]:
-    """Size and modification time (ns) by path relative to `folder`."""
-    facts = {}
-    for path in paths:
-        stat = path.stat()
-        facts[str(path.relative_to(folder))] = [stat.st_size, stat.st_mtime_ns]
-    return facts
-
-
-def changed_files(folder: Path, facts: Mapping[str, list[int]]) -> list[str]:
-    """The paths that are gone or differ from their recorded facts."""
-    changed = []
-    for name, (size, mtime) in facts.items():
-        try:
-            stat = (folder / name).stat()
-        except OSError:
-            changed.append(f"{name} is gone")
-            continue
-        if (stat.st_size, stat.st_mtime_ns) != (size, mtime):
-            changed.append(f"{name} was changed")
-    return changed
+def changed_files(folder: Path, stamp: Stamp) -> list[str]:
+    """What became of the recorded files that are gone or differ from their marks."""
+    recorded = stamp.files.get(RESULT, {})
+    present = marks(folder, recorded)
+    return [
+        f"{name} was changed" if name in present else f"{name} is gone"
+        for name, known in recorded.items()
+        if present.get(name) != known
+    ]
 
 
 def create(ctx: Context, folder: Path, python: str) -> None:

@@ -37,7 +37,7 @@ def install(ctx: Context, release: Release, built: Built, find_links: Path | Non
     stamp = environment.read_stamp(folder)
     if stamp is not None:
         damaged = file_faults(folder)
-        if not damaged and not environment.changed_files(folder, stamp["files"]):
+        if not damaged and not environment.changed_files(folder, stamp):
             return folder
         environment.remove(folder)
         # Files are linked to uv's cache, so what was written into one is in there as well.
@@ -96,7 +96,7 @@ def compile_sources(ctx: Context, folder: Path) -> None:
 def prune(workspace: Path) -> None:
     """Remove the wheels that no environment here was made from."""
     stamps = map(environment.read_stamp, environment.environments(workspace))
-    wanted = {stamp["wheel"] for stamp in stamps if stamp is not None}
+    wanted = {stamp.made["wheel"] for stamp in stamps if stamp is not None}
     for wheel in (workspace / DIST).iterdir():
         if f"{DIST}/{wheel.name}" not in wanted:
             wheel.unlink()

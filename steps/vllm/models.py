@@ -80,6 +80,9 @@ class Outputs(BaseModel):
     python: str = Field(description="Path of the environment's interpreter.")
     vllm: str = Field(description="Path of the environment's `vllm` program.")
     vllm_version: str = Field(description="Version of the patched build, with its local part.")
+    environment_variables: list[str] = Field(
+        description="The environment variables named VLLM_* that this vLLM knows, sorted."
+    )
     patch_digest: Sha256 = Field(description="Digest of the patch series that was applied.")
 
 

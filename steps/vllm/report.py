@@ -66,7 +66,7 @@ def _installed(
     stamp = environment.read_stamp(folder)
     if stamp is None:
         return None
-    version = str(stamp["version"])
+    version = str(stamp.made["version"])
     if version.partition("+")[0] != release.version.partition("+")[0]:
         return None
     site = environment.site_packages(folder)

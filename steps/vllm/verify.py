@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from runbook.protocol import Context
 from runbook.steps.common.packages.record import RecordError, faults, parse_record
+from runbook.steps.common.stamp import Stamp
 from runbook.steps.common.store import sha256_file
 from runbook.steps.vllm import environment
 
 _VERSION_TIMEOUT = 300  # seconds; a cold import of vLLM from slow disks takes two minutes
 
 
-def deep_faults(ctx: Context, folder: Path, stamp: Mapping[str, Any]) -> list[str]:
+def deep_faults(ctx: Context, folder: Path, stamp: Stamp) -> list[str]:
     """What is not as it was installed: the wheel, a file of any package, the `vllm` program."""
     found = []
-    wheel = ctx.workspace / stamp["wheel"]
-    if sha256_file(wheel) != stamp["wheel_sha256"]:
+    wheel = ctx.workspace / stamp.made["wheel"]
+    if sha256_file(wheel) != stamp.made["wheel_sha256"]:
         found.append(f"{wheel} was changed")
     found += [fault for wrong in file_faults(folder).values() for fault in wrong]
-    if not found and (reason := version_fault(folder, stamp["version"])):
+    if not found and (reason := version_fault(folder, stamp.made["version"])):
         found.append(reason)
     return found
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from runbook.protocol import PreconditionNotMet, StepFailure
+from runbook.steps.common.stamp import Stamp
 from runbook.steps.toolkit import Toolkit, provider_of, stamp
 from runbook.steps.toolkit.provider import Toolchain
 from tests.steps.toolkit.conftest import Bench, enlarge
@@ -250,4 +251,4 @@ def test_what_a_kill_left_of_the_stamp_makes_no_stranger(pypi: PypiBench) -> Non
     pypi.prefix.mkdir(parents=True)
     (pypi.prefix / f".{stamp.NAME}.123.tmp").write_text("{")
     Toolkit()._claim(pypi.prefix, "pypi")
-    assert stamp.read(pypi.prefix) == {"format": 1, "provider": "pypi", "complete": False}
+    assert stamp.read(pypi.prefix) == Stamp("toolkit", {"provider": "pypi"}, complete=False)

@@ -143,6 +143,7 @@ def wheels(tmp_path_factory) -> Path:
         "vllm/_version.py": "__version__ = version = '1.2.0'\n"
         "__version_tuple__ = version_tuple = (1, 2, 0)\n",
         "vllm/cli.py": CLI,
+        "vllm/envs.py": 'environment_variables = {"VLLM_LIMIT": lambda: 1}\n',
         "vllm/model.py": "LIMIT = 1\nOTHER = 2\n",
         "vllm/gpu.py": 'DEVICE = "gpu"\nNAME = __name__\n',
         "vllm/_C.abi3.so": noise,

@@ -45,6 +45,7 @@ def test_a_patched_vllm_is_installed(world):
     assert imported(outputs, "vllm.cpu", "DEVICE") == "cpu"
     assert imported(outputs, "tiny_dep", "x") == "1"
     version = subprocess.check_output([outputs["vllm"], "--version"], text=True).split()[-1]
+    assert outputs["environment_variables"] == ["VLLM_LIMIT"]
     digest = outputs["patch_digest"]
     assert version == outputs["vllm_version"] == f"1.2.0+cpu.mtp.{digest[:8]}"
     assert sha256_file(context.workspace / "dist" / outputs["wheel"]) == outputs["wheel_sha256"]
@@ -230,10 +231,16 @@ def test_damaged_stamp_is_as_none(world):
 
 def test_undo_removes_what_was_made_and_keeps_the_rest(world):
     context = world.context()
-    apply(context)
+    outputs = apply(context)
     (context.workspace / "mine.txt").write_text("x")
+    ours, others = (
+        world.cache / "jit" / digest / "12.0" for digest in (outputs["wheel_sha256"], "0" * 64)
+    )
+    for compiled in (ours, others):
+        compiled.mkdir(parents=True)
     STEP.undo(context)
     assert [p.name for p in context.workspace.iterdir()] == ["mine.txt"]
+    assert not ours.parent.exists() and others.exists()
     STEP.undo(context)
     assert codes(STEP.check(context)) == ["not_installed"]
 

@@ -17,6 +17,7 @@ STEPS = {
 
 FACTS = {
     "cpu": "runbook.steps.common.facts:cpu",
+    "gpu_links": "runbook.steps.common.facts:gpu_links",
     "gpus": "runbook.steps.common.facts:gpus",
     "memory": "runbook.steps.common.facts:memory",
 }

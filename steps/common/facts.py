@@ -136,6 +136,11 @@ def gpus() -> list[Fact]:
     return list(nvidia()["gpus"])
 
 
+def gpu_links() -> list[Fact]:
+    """How each pair of GPUs is linked, as in `nvidia`."""
+    return list(nvidia()["links"])
+
+
 def nvidia() -> Fact:
     """{driver, error, gpus, links}: what `gpus` gives and what lies around it.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-from runbook.protocol import Check, Context, Model, Reason, Work
+from runbook.protocol import Check, Context, Json, Model, PreconditionNotMet, Reason, Work
 from runbook.steps.common import endpoint
 from runbook.steps.common.service import Service
 from runbook.steps.serve import key
@@ -31,7 +33,8 @@ class Serve:
             reason = _not_listed(here, inputs)
         if reason is not None or running is None:
             reason = reason or Reason("not_started", "no server was started")
-            return Check.unsatisfied(reason, work=Work(seconds=LEAST_START_SECONDS))
+            broken = self.foresee(vars(ctx.inputs), (), ctx.facts)
+            return Check.unsatisfied(reason, *broken, work=Work(seconds=LEAST_START_SECONDS))
         file = key.path(here, inputs)
         return Check.satisfied(
             {
@@ -46,9 +49,22 @@ class Serve:
             *_advice(running, inputs),
         )
 
+    def foresee(
+        self, given: Mapping[str, Json], unknown: Collection[str], facts: Mapping[str, Any]
+    ) -> Iterator[Reason]:
+        """The rules that the flags break, as far as these are known."""
+        from runbook.steps.serve import rules
+
+        override: Any = given.get("override") or ()
+        yield from rules.findings(rules.world(given, unknown, facts), override)
+
     def apply(self, ctx: Context) -> None:
         from runbook.steps.serve.launch import Launch
 
+        for reason in self.foresee(vars(ctx.inputs), (), ctx.facts):
+            if reason.severity == "error":
+                raise PreconditionNotMet(reason.message, code=reason.code, remedy=reason.remedy)
+            ctx.log(f"warning: {reason.message}; {reason.remedy}")
         Launch(ctx, effective(ctx.inputs), folder(ctx.workspace)).make_it_serve()
 
     def undo(self, ctx: Context) -> None:

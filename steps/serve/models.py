@@ -53,6 +53,15 @@ class Drafts(Strict):
     )
 
 
+class Release(Strict):
+    """The vLLM that serves, for the rules that depend on it."""
+
+    version: str | None = Field(None, description="Its version, as `0.33.0`.")
+    variables: list[str] | None = Field(
+        None, description="The VLLM_* variables that it knows; any other is a finding."
+    )
+
+
 class Flags(Strict):
     """Flags of `vllm serve`; null leaves one to vLLM."""
 
@@ -157,6 +166,13 @@ class Inputs(Flags):
         "`build`, the wheel's digest, names the folder of its compiled kernels too.",
     )
 
+    release: Release = Field(
+        default_factory=lambda: Release.model_validate({}), description="The vLLM that serves."
+    )
+    override: list[str] = Field(
+        default_factory=list, description="Rules, by id, that are only to warn (`rules.yaml`)."
+    )
+
     warm_up: WarmUp = Field(
         default_factory=lambda: WarmUp.model_validate({}), description="The first completion."
     )
@@ -198,6 +214,18 @@ class Inputs(Flags):
             names = ", ".join(self.profiles) or "none"
             raise ValueError(f"no profile is called {self.profile!r}; there are: {names}")
         return self
+
+    @field_validator("override")
+    @classmethod
+    def _rules_known(cls, names: list[str]) -> list[str]:
+        if names:
+            from runbook.steps.serve.rules import rules
+
+            known = {rule.id for rule in rules()}
+            for name in names:
+                if name not in known:
+                    raise ValueError(f"no rule is called {name!r}")
+        return names
 
 
 class Outputs(Strict):

@@ -195,7 +195,13 @@ class TestNearLimit:
         assert outputs["near_limit_tokens"] == len(long["prompt"])
         assert "near_limit" in outputs["phases"]
 
-    @pytest.mark.parametrize(("gpus", "asked"), [([], 1), ([{"architecture": "12.0"}], 2)])
+    @pytest.mark.parametrize(
+        ("gpus", "asked"),
+        [
+            ([], 1),
+            ([{"index": 0, "uuid": "GPU-0", "architecture": "12.0", "memory": 96 * 2**30}], 2),
+        ],
+    )
     def test_by_default_on_gpus_only(self, bench, step, gpus, asked):
         ctx = bench.context()
         ctx.facts = {"gpus": gpus}

@@ -125,7 +125,7 @@ class Board:
         with self.ready:
             gained = self._patience.exhausted() if self._unsettled else None
         if gained is not None and not self.stop.is_set():
-            came = f"only {size(gained)}" if gained else "no byte"
+            came = f"only {size(gained)}" if gained else "nothing new"
             self.fail(self.gave_up(f"{came} came in {self._patience.seconds:g} s"))
 
     def gave_up(self, why: str) -> StepFailure:

@@ -49,7 +49,7 @@ class Transfer:
     """Sources that do not have the file, or do not give it."""
     failures: int = 0
     misdeeds: int = 0
-    """Answers in a row that were not what was asked for."""
+    """Answers in a row that were refusals of a content server, or not what was asked for."""
     restarts: int = 0
     passes: int = 1
     best: int = 0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from runbook.protocol import StepFailure
 from runbook.remedy import Remedy
 from runbook.steps.common.hub.board import Board
-from runbook.steps.common.hub.fetch import Changed, Misbehaved
+from runbook.steps.common.hub.fetch import Changed, Expired, Misbehaved
 from runbook.steps.common.hub.refusals import Busy, Contradiction
 from runbook.steps.common.hub.source import Source
 from runbook.steps.common.hub.transfer import Transfer, Tuning
@@ -79,7 +79,7 @@ class Troubles:
         with board.ready:
             board.last_trouble = f"{path}: {trouble}"
             transfer.failures = 1 if gained else transfer.failures + 1
-            transfer.misdeeds += isinstance(trouble, Misbehaved)
+            transfer.misdeeds += isinstance(trouble, (Expired, Misbehaved))
             failures, misdeeds = transfer.failures, transfer.misdeeds
             left = board.patience_left()
         if misdeeds > self._tuning.misdeeds_per_source and source not in transfer.refused:
@@ -105,8 +105,10 @@ class Troubles:
         return StepFailure(
             f"{self._sources[source].endpoint} leads to answers that cannot be used: {trouble}",
             code="bad_answer",
-            cause="the server, or a proxy in between, does not keep to HTTP",
-            remedy=Remedy("run", text="choose another endpoint, or {command} later"),
+            cause="that server, or a proxy or firewall in between, does not give the bytes",
+            remedy=Remedy(
+                "run", text="let it through, choose another endpoint, or {command} later"
+            ),
             retryable=True,
         )
 

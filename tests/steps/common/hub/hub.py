@@ -90,11 +90,11 @@ class FaultyHandler(Handler):
         with faults.lock:
             faults.headers.append((where, {k.title(): v for k, v in self.headers.items()}))
         self.fault = fault = faults.next(where)
-        if fault is None or fault.kind in ("cut", "reset", "flip", "slow", "changed"):
+        if fault is None or fault.kind in ("cut", "reset", "flip", "slow", "drip", "changed"):
             super().do_GET()
         elif fault.kind == "loop":
             self._send(302, {"Location": self.path})
-        elif fault.kind == "whole":
+        elif fault.kind in ("whole", "half"):
             del self.headers["Range"]
             super().do_GET()
         elif fault.kind == "silent":
@@ -140,17 +140,19 @@ class FaultyHandler(Handler):
             point = min(int(len(data) * fault.at), len(data) - 1)
             if fault.kind == "flip":
                 data[point] ^= 0x20
-            elif fault.kind in ("cut", "reset"):
+            elif fault.kind in ("cut", "reset", "half"):
                 end = point
-        pause = 0.01 if fault is not None and fault.kind == "slow" else faults.pause
-        for position in range(0, end, PIECE):
-            piece = data[position : min(end, position + PIECE)]
+        kind = fault.kind if fault is not None else ""
+        pause = {"slow": 0.01, "drip": 0.02}.get(kind, faults.pause)
+        step = 1 if kind == "drip" else PIECE
+        for position in range(0, end, step):
+            piece = data[position : min(end, position + step)]
             self.wfile.write(piece)
             faults.count(len(piece))
             if pause:
                 time.sleep(pause)
         if end < len(data):
-            if fault is not None and fault.kind == "reset":
+            if kind == "reset":
                 linger = struct.pack("ii", 1, 0)
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 self.connection.close()

@@ -179,7 +179,7 @@ def _wrong(good: object, rng: random.Random) -> object:
     return rng.choice([v for v in cases.ODD if v != "\ud800"])
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(30))
 def test_a_record_of_wrong_form_is_gone_on_without(seed, hub, run, folder, source, tmp_path):
     run(hub)
     good = json.loads((folder / NAME).read_text())
@@ -202,7 +202,7 @@ def test_a_record_that_is_none(content, hub, run, folder, source):
     assert tree(folder) == tree(source)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(30))
 def test_a_sidecar_of_wrong_form_is_gone_on_without(seed, hub, run, folder, source):
     path = max(source.glob("*.safetensors"), key=lambda p: p.stat().st_size)
     data = path.read_bytes()
@@ -258,26 +258,20 @@ def test_a_journal_of_wrong_form_counts_for_what_is_right_in_it(hub, run, folder
 
 # Any listing
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
-    max_leaves=5,
-)
-HEX = st.text("0123456789abcdef", min_size=38, max_size=66)
+OIDS = [("0123456789abcdef" * 5)[:n] for n in (0, 39, 40, 41, 63, 64, 65)]
+PATHS = ["a", "a/b", "b", "A", *cases.PATHS]
+JSON = st.sampled_from([*cases.ODD, *OIDS])
+PATH = st.sampled_from([*PATHS, *cases.ODD]) | st.text(max_size=4)
+SIZE = st.sampled_from([0, 1, 2**50, 2**50 + 1, 2**63, *cases.ODD])
+LFS = st.fixed_dictionaries({}, optional={"oid": JSON, "size": SIZE})
 ENTRY = st.fixed_dictionaries(
-    {},
-    optional={
-        "type": st.sampled_from(["file", "directory"]) | JSON,
-        "path": st.sampled_from(["a", "a/b", "b", "../c", "", "/d"]) | st.text() | JSON,
-        "size": st.integers(-2, 2**64) | JSON,
-        "oid": HEX | JSON,
-        "lfs": st.fixed_dictionaries({}, optional={"oid": HEX | JSON, "size": JSON}) | JSON,
-    },
+    {"type": st.sampled_from(["file", "file", "directory", *cases.ODD]), "path": PATH},
+    optional={"size": SIZE, "oid": JSON, "lfs": LFS | JSON},
 )
 
 
 @settings(max_examples=5000, deadline=None)
-@given(page=st.lists(ENTRY | JSON, max_size=4))
+@given(page=st.lists(ENTRY, max_size=3))
 @example(page=[{"type": "file", "path": "a", "size": 1, "oid": "0" * 40}])
 def test_any_listing_is_one_or_is_refused_in_words(page):
     try:
@@ -294,14 +288,12 @@ def test_any_listing_is_one_or_is_refused_in_words(page):
             assert ".." not in entry.path.split("/")
 
 
-FILES = st.dictionaries(st.text(max_size=5), st.lists(JSON | HEX, max_size=3))
-RECORD = st.fixed_dictionaries(
-    {}, optional={"repo": JSON, "revision": HEX | JSON, "files": FILES | JSON}
-)
+FILES = st.dictionaries(st.sampled_from(PATHS), st.lists(SIZE | JSON, max_size=3), max_size=2)
+RECORD = st.fixed_dictionaries({}, optional={"repo": JSON, "revision": JSON, "files": FILES | JSON})
 
 
-@settings(max_examples=2000, deadline=None)
-@given(value=JSON | RECORD)
+@settings(max_examples=1000, deadline=None)
+@given(value=RECORD)
 def test_any_record_of_a_listing_is_one_or_is_none(value):
     try:
         untrusted.listing(value)

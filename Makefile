@@ -50,7 +50,7 @@ lint: $(VENV)/.dev
 
 schema: $(VENV)/.ready
 	$(BIN)/python -m runbook.document.schema > runbook/schemas/runbook.schema.json
-	$(BIN)/python -m runbook.cli.answers
+	$(BIN)/python -m runbook.cli.schemas
 
 # Needs the package index, and for the CUDA toolkit a conda channel.
 lock: $(VENV)/.dev

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runbook.remedy import Remedy
+from runbook.remedy import Remedies, Remedy, dump
 
 # Exit codes, documented in `runbook --help` and pinned by tests/runbook/test_exit_codes.py.
 DONE = 0
@@ -47,7 +47,7 @@ class Failure(Exception):
         code: str,
         exit_code: int,
         cause: str = "",
-        remedy: str | Remedy = "",
+        remedy: Remedies = "",
         retryable: bool = False,
         where: str = "",
         log: str = "",
@@ -78,7 +78,7 @@ class Failure(Exception):
 class RunbookError(Failure):
     """A failure of a command; `next` are the commands to call then."""
 
-    def __init__(self, message: str, *, next: tuple[str, ...] = (), **fields: Any) -> None:
+    def __init__(self, message: str, *, next: tuple[Remedy | str, ...] = (), **fields: Any) -> None:
         super().__init__(message, **fields)
         self.next = next
 
@@ -88,18 +88,19 @@ def error_dict(
     message: str,
     *,
     cause: str = "",
-    remedy: str | Remedy = "",
+    remedy: Remedies = "",
     retryable: bool = False,
     where: str = "",
     log: str = "",
     **more: Any,
 ) -> dict[str, Any]:
-    """The `error` object of answers and events: the one place that knows its fields."""
+    """The `error` object of answers and events: the one place that knows its fields. Its remedy is
+    plain data, to be rendered where the book is known."""
     return {
         "code": code,
         "message": message,
         "cause": cause,
-        "remedy": str(remedy),
+        "remedy": dump(remedy),
         "retryable": retryable,
         "where": where,
         "log": log,

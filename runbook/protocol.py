@@ -14,11 +14,12 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from runbook.errors import FAILED, PRECONDITION, Failure
+from runbook.remedy import dump
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from runbook.remedy import Remedy
+    from runbook.remedy import Remedies
 
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 Severity: TypeAlias = Literal["error", "warning", "info"]
@@ -34,14 +35,14 @@ class Reason:
 
     code: str
     message: str
-    remedy: str | Remedy = ""
+    remedy: Remedies = ""
     severity: Severity = "error"
 
-    def dump(self) -> dict[str, str]:
+    def dump(self) -> dict[str, Any]:
         return {
             "code": self.code,
             "message": self.message,
-            "remedy": str(self.remedy),
+            "remedy": dump(self.remedy),
             "severity": self.severity,
         }
 

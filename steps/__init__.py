@@ -1,5 +1,8 @@
 """The kinds of step that runbook ships, by the name that `uses:` gives them."""
 
+from pathlib import Path
+from typing import Any
+
 STEPS = {
     "mtp": "runbook.steps.mtp:Mtp",
     "mtp-assemble": "runbook.steps.mtp.assemble:Assemble",
@@ -28,7 +31,37 @@ DIAGNOSE = "runbook.steps.common.diagnoses:diagnose"
 # Given the text of a log: the range of lines that show its first error, empty if there is none.
 EXCERPT = "runbook.steps.common.diagnoses:excerpt"
 
-VERBS = {
-    "lint": "runbook.steps.verbs:lint",
-    "patches": "runbook.steps.verbs:patches",
+# The verbs that steps add. `answers` is called with what the verb takes and the folder that
+# workspaces share; `answer` is the shape of the answer's body. A name with dashes is an option.
+VERBS: dict[str, Any] = {
+    "lint": {
+        "help": "Examine a CHECKPOINT (a folder, or org/name[@revision] on the hub) by its headers "
+        "alone.\n\nExits 3 if a finding is an error for the target.",
+        "answers": "runbook.steps.verbs:lint",
+        "answer": "runbook.steps.verbs:Lint",
+        "takes": [
+            {"name": "checkpoint"},
+            {
+                "name": "--target",
+                "help": "The vLLM release to serve it. Default: that of deepseek-v4-flash.",
+            },
+            {
+                "name": "--series",
+                "help": "The patch series that the release has. Default: none, if --target.",
+            },
+        ],
+    },
+    "patches": {
+        "help": "Show the patch series for a TARGET vLLM and the state of each patch.",
+        "answers": "runbook.steps.verbs:patches",
+        "answer": "runbook.steps.verbs:Patches",
+        "takes": [
+            {"name": "target", "required": False},
+            {"name": "--workspace", "type": Path, "help": "Whose environment to examine."},
+            {
+                "name": "--lock",
+                "help": "The locked release to examine: a file name in env/, or a path.",
+            },
+        ],
+    },
 }

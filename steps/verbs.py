@@ -1,35 +1,96 @@
-"""The verbs that steps add to the program: `runbook lint` and `runbook patches`."""
+"""The verbs that steps add to the program: `runbook lint` and `runbook patches`.
+
+Each gives plain data, which the program prints: `body`, the fields of its JSON answer; `text`, or
+`rows` of a table, for people; `error`, if there is one: then the exit code is 3.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import click
+from typing_extensions import NotRequired, TypedDict  # noqa: UP035 (pydantic before Python 3.12)
 
-JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+from runbook.errors import USAGE, RunbookError, error_dict
+
 # The vLLM whose needs count when none is named: release and patch series of the flagship book.
 DEFAULT_TARGET = ("0.33.0", "0.33.0")
 
 
-def _print(answer: Mapping[str, Any], as_json: bool, text: str) -> None:
-    print(json.dumps(answer, ensure_ascii=False) if as_json else text)
+class Finding(TypedDict):
+    """One fault of a checkpoint, with its severity for the target asked for and for each known."""
+
+    id: str
+    severity: Literal["error", "warning", "info"]
+    detail: str
+    tensors: list[str]
+    tensor_count: int
+    consequence: str
+    remedy: str
+    severities: dict[str, str]
 
 
-@click.command()
-@click.argument("checkpoint")
-@click.option("--target", help="The vLLM release to serve it. Default: that of deepseek-v4-flash.")
-@click.option("--series", help="The patch series that the release has. Default: none, if --target.")
-@JSON_OPTION
-def lint(checkpoint: str, target: str | None, series: str | None, as_json: bool) -> int:
-    """Examine a CHECKPOINT (a folder, or org/name[@revision] on the hub) by its headers alone.
+class Scales(TypedDict):
+    """Of how many tensors of scales how many were looked at, and what share of all their bytes."""
 
-    Exits 3 if a finding is an error for the target.
-    """
-    from runbook.cli.envelope import document
-    from runbook.errors import DONE, PRECONDITION, USAGE, RunbookError
+    tensors: int
+    examined: int
+    share: float
+
+
+class Lint(TypedDict):
+    """The answer of `lint`."""
+
+    checkpoint: str
+    target: str
+    series: str
+    errors: int
+    warnings: int
+    infos: int
+    findings: list[Finding]
+    scales: Scales
+
+
+class PatchedFile(TypedDict):
+    """A touched file, with the SHA-256 before and after; None where it is not there, or unknown."""
+
+    path: str
+    before: str | None
+    after: str | None
+
+
+class Patch(TypedDict):
+    target: str
+    id: str
+    title: str
+    state: Literal["absent", "applied", "conflicting", "not_needed"] | None
+    conflict: str | None
+    source: str | None
+    why: str
+    symptom: str
+    upstream: str
+    version: str
+    file: str
+    files: list[PatchedFile]
+
+
+class Patches(TypedDict):
+    """The answer of `patches`."""
+
+    patches: list[Patch]
+
+
+class Said(TypedDict):
+    """What a verb of steps gives to the program."""
+
+    body: Any
+    text: NotRequired[str]
+    rows: NotRequired[list[list[str]]]
+    error: NotRequired[dict[str, Any] | None]
+
+
+def lint(*, checkpoint: str, target: str | None, series: str | None, cache: Path) -> Said:
+    """The findings of a checkpoint, a folder or org/name[@revision] on the hub."""
     from runbook.steps.checkpoint.checkpoint import CheckpointError
     from runbook.steps.checkpoint.lint import lint as examine
     from runbook.steps.checkpoint.lint import report
@@ -57,42 +118,29 @@ def lint(checkpoint: str, target: str | None, series: str | None, as_json: bool)
             remedy=report.printable(problem.remedy),
         ) from problem
     body = {"checkpoint": checkpoint, **report.plain(findings, build, sample)}
-    code = PRECONDITION if body["error"] else DONE
     counts = {f"{name}s": body.pop(name) for name in ("error", "warning", "info")}
     error = None
-    if code:
+    if counts["errors"]:
         worst = findings[0]
-        error = {
-            "code": "findings",
-            "message": f"{counts['errors']} error(s) for vLLM {build}: {worst.id}",
-            "cause": worst.consequence,
-            "remedy": worst.remedy,
-            "retryable": False,
-            "where": checkpoint,
-            "log": "",
-        }
-    answer = document("lint", code == DONE, {**body, **counts}, error=error)
-    _print(answer, as_json, report.text(findings, sample))
-    return code
+        error = error_dict(
+            "findings",
+            f"{counts['errors']} error(s) for vLLM {build}: {worst.id}",
+            cause=worst.consequence,
+            remedy=worst.remedy,
+            where=checkpoint,
+        )
+    return {"body": {**body, **counts}, "text": report.text(findings, sample), "error": error}
 
 
-@click.command()
-@click.argument("target", required=False)
-@click.option("--workspace", type=click.Path(path_type=Path), help="Whose environment to examine.")
-@click.option("--lock", help="The locked release to examine: a file name in env/, or a path.")
-@JSON_OPTION
-def patches(target: str | None, workspace: Path | None, lock: str | None, as_json: bool) -> None:
-    """Show the patch series for a TARGET vLLM and the state of each patch."""
-    from runbook.cli import human
-    from runbook.cli.envelope import document
-    from runbook.planning.context import default_cache
+def patches(*, target: str | None, workspace: Path | None, lock: str | None, cache: Path) -> Said:
+    """The patch series for a target, or for all, and the state of each patch."""
     from runbook.steps.vllm.report import patches as table
     from runbook.steps.vllm.target import targets
 
     entries = [
         {"target": name, **entry}
         for name in ([target] if target is not None else targets())
-        for entry in table(name, lock=lock, workspace=workspace, cache=default_cache())
+        for entry in table(name, lock=lock, workspace=workspace, cache=cache)
     ]
-    rows = [(e["target"], e["id"], e["state"] or "not examined", e["title"]) for e in entries]
-    _print(document("patches", True, {"patches": entries}), as_json, human.table(rows, key=2))
+    rows = [[e["target"], e["id"], e["state"] or "not examined", e["title"]] for e in entries]
+    return {"body": {"patches": entries}, "rows": rows}

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from runbook.cli.verbs import verbs
+
 # A shell that starts the tests in the background has SIGINT ignored, which servers would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -51,11 +53,7 @@ class Cli:
         }
 
     def argv(self, verb: str, *arguments: str) -> list[str]:
-        book = [str(self.book)] if self.book is not None else []
-        if verb in ("check", "logs", "destroy") and book:
-            book = ["--book", *book]
-        if verb in ("list", "schema", "completion"):
-            book = []
+        book = [str(self.book)] if self.book is not None and verbs()[verb].book else []
         return [sys.executable, "-m", "runbook", verb, *book, *arguments]
 
     def run(
@@ -94,7 +92,9 @@ class Cli:
             assert command.startswith("runbook ")
             assert self.book is None or verb == "list" or str(self.book) in command
         if self.book is not None:  # as do those in remedies
-            assert not re.search(r"`runbook (run|wait|cancel|status)( -[^`]*)?`", process.stdout)
+            assert not re.search(
+                r"`runbook (run|wait|cancel|status)( -(?!-help)[^`]*)?`", process.stdout
+            )
         return answer
 
     def start(self, verb: str, *arguments: str) -> subprocess.Popen:

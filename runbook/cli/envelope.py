@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from runbook.state.records import SCHEMA
@@ -22,3 +24,25 @@ def document(
         answer["error"] = dict(error)
     answer["next"] = list(next)
     return answer
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def print_human(answer: Mapping[str, Any], human: Callable[[Mapping[str, Any]], str]) -> None:
+    """What people read of an answer on standard output, its error on standard error."""
+    text = human(answer)
+    if text:
+        print(text)
+    if answer.get("error"):
+        print_error(answer["error"], answer["next"])
+
+
+def print_error(error: Mapping[str, Any], following: Sequence[str]) -> None:
+    """The one clear error, and the commands to call then that its remedy does not name."""
+    from runbook.cli.human import error_text
+
+    lines = [error_text(error)]
+    lines += [f"  next:   {command}" for command in following if command not in error["remedy"]]
+    print("\n".join(lines), file=sys.stderr)

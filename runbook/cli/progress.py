@@ -64,6 +64,12 @@ class Lines:
     def end(self, step: str) -> None:
         pass
 
+    def checked(self, entry: Mapping[str, Any], deep: bool) -> None:
+        """What `runbook check` found of a step."""
+        self.end(entry["id"])
+        took = units.duration(entry["seconds"]) if deep else ""
+        self.line(entry["id"], entry["state"], took, human.reason_text(entry["reasons"]))
+
     def close(self) -> None:
         pass
 

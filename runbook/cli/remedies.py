@@ -1,48 +1,115 @@
-"""Completing the commands that errors name, so that they may be run as they stand."""
+"""Remedies rendered: complete commands for the book, workspace and inputs at hand."""
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-# The verbs that work on a book: those that are given it as an argument, and by `--book`.
-POSITIONAL = frozenset({"validate", "plan", "run", "status", "wait", "events", "cancel"})
-OPTIONAL = frozenset({"check", "logs", "destroy"})
+from runbook.cli.verbs import verbs
+from runbook.errors import Failure
+from runbook.remedy import COMMAND, STEP, Remedies, Remedy, load
 
 _NESTED = (dict, list)
+_BETWEEN = re.compile(r"([;,]\s+(?:then:?\s+|or\s+|and\s+)?|:\s+(?={command}))")
+"""What parts the clauses of a sentence."""
 _COMMAND = re.compile(r"`(runbook [^`]+)`")
 
 
-def complete(value: Mapping[str, Any] | list[Any], command: Callable[..., str]) -> Any:
-    """The same plain data, with every `remedy` in it completed by `text`."""
-    if isinstance(value, list):
-        return [complete(item, command) if isinstance(item, _NESTED) else item for item in value]
-    completed = dict(value)
-    for key, item in value.items():
-        if isinstance(item, _NESTED):
-            completed[key] = complete(item, command)
-        elif key == "remedy" and item:
-            completed[key] = text(item, command)
-    return completed
+class Renderer:
+    """Renders remedies for one book. `line` makes a command line of a verb and its arguments;
+    `steps` are the compiled ones, `declared` the names of the document's inputs."""
+
+    def __init__(
+        self,
+        line: Callable[..., str],
+        steps: Sequence[Mapping[str, Any]] = (),
+        declared: Collection[str] = (),
+    ) -> None:
+        self._line = line
+        self._steps = steps
+        self._declared = declared
+
+    def complete(self, value: Any, step: str = "") -> Any:
+        """The same plain data with every `remedy` in it rendered. `step` is the one that it tells
+        of, unless it names another."""
+        if isinstance(value, list):
+            return [self.complete(v, step) if isinstance(v, _NESTED) else v for v in value]
+        completed = dict(value)
+        if "step" in value or "id" in value:
+            step = str(value.get("step") or value.get("id") or step)
+        for key, item in value.items():
+            if key == "remedy":
+                completed[key] = self.text(load(item), step) if item else ""
+            elif isinstance(item, _NESTED):
+                completed[key] = self.complete(item, step)
+        return completed
+
+    def failure(self, problem: Failure) -> None:
+        """Render what a failure proposes, in place."""
+        problem.remedy = self.text(problem.remedy)
+        following = getattr(problem, "next", ())
+        if following:
+            lines = (self.command(one) if isinstance(one, Remedy) else one for one in following)
+            problem.next = tuple(line for line in lines if line)  # type: ignore[attr-defined]
+
+    def text(self, remedy: Remedies, step: str = "") -> str:
+        """What the reader should do, in words."""
+        if isinstance(remedy, str):
+            return _COMMAND.sub(lambda found: f"`{self._given(found[1])}`", remedy)
+        if isinstance(remedy, tuple):
+            return "; ".join(said for part in remedy if (said := self.text(part, step)))
+        command = self.command(remedy, step)
+        if command is None:
+            return remedy.otherwise or _without(remedy)
+        quoted = command if remedy.text == COMMAND else f"`{command}`"
+        return remedy.text.replace(COMMAND, quoted)
+
+    def command(self, remedy: Remedy, step: str = "") -> str | None:
+        """The complete command; None where the book has no such step or no such input."""
+        arguments = remedy.arguments
+        if any(STEP in word for word in arguments):
+            meant = self.step_of(remedy.kind, step) if remedy.kind else step
+            if not meant:
+                return None
+            arguments = tuple(word.replace(STEP, meant) for word in arguments)
+        for option, value in itertools.pairwise(arguments):
+            if option == "--set" and value.partition("=")[0] not in self._declared:
+                return None
+        return self._line(remedy.verb, *arguments)
+
+    def step_of(self, kind: str, step: str) -> str:
+        """The id of the step of a kind that matters to `step`: itself, else the nearest before it,
+        else the last; "" if there is none."""
+        order = [entry["id"] for entry in self._steps]
+        found = [entry["id"] for entry in self._steps if entry["uses"] == kind]
+        if step in found:
+            return step
+        if step in order:
+            before = [name for name in found if order.index(name) < order.index(step)]
+            found = before[-1:] or found
+        return str(found[-1]) if found else ""
+
+    def _given(self, line: str) -> str:
+        """A command that stands in a sentence, completed. One that names its book, or needs none,
+        stays as it is."""
+        _, name, *arguments = shlex.split(line)
+        verb = verbs().get(name)
+        if verb is None or not verb.book:
+            return line
+        if verb.steps == "none" and arguments and not arguments[0].startswith("-"):
+            return line
+        return self._line(name, *arguments)
 
 
-def text(remedy: str, command: Callable[..., str]) -> str:
-    """A remedy whose commands, which stand in backticks, are completed by `line`."""
-    return _COMMAND.sub(lambda found: f"`{line(found[1], command)}`", remedy)
-
-
-def line(given: str, command: Callable[..., str]) -> str:
-    """A command line that names the book, workspace and inputs.
-
-    The engine and the steps write "runbook run --from build", for they do not know how the program
-    was called; `command` does, given a verb and its arguments. A command that names its book
-    already, or needs none, stays as it is.
-    """
-    _, verb, *arguments = shlex.split(given)
-    if verb in POSITIONAL and (not arguments or arguments[0].startswith("-")):
-        return command(verb, *arguments)
-    if verb in OPTIONAL and "--book" not in arguments:
-        return command(verb, *arguments, positional=False)
-    return given
+def _without(remedy: Remedy) -> str:
+    """What of a sentence does not need its command."""
+    clauses = ["", *_BETWEEN.split(remedy.text)]  # each after what parts it from the one before
+    pairs = zip(clauses[::2], clauses[1::2], strict=True)
+    kept = [pair for pair in pairs if COMMAND not in pair[1]]
+    if kept:
+        return kept[0][1] + "".join(between + clause for between, clause in kept[1:])
+    lacks = f"step of the kind `{remedy.kind}`" if remedy.kind else "part"
+    return f"the document has no {lacks} that would mend it"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from runbook.cli import remedies
-from runbook.errors import INTERNAL, error_dict
+from runbook.cli.envelope import print_json
+from runbook.cli.remedies import Renderer
 from runbook.execution.executor import Executor
 from runbook.planning.planner import Selection
 from runbook.state.workspace import Workspace
@@ -37,7 +36,7 @@ def execute(
     selection: Selection,
     lock: int,
     *,
-    command: Callable[..., str],
+    renderer: Renderer,
     jobs: int,
     approved: Collection[str],
     approve_all: bool,
@@ -49,8 +48,7 @@ def execute(
     if as_json:
 
         def listener(event: Mapping[str, Any]) -> None:
-            event = remedies.complete(event, command)
-            print(json.dumps(event, ensure_ascii=False), flush=True)
+            print_json(renderer.complete(event))
 
         def on_progress(step: str, message: Mapping[str, Any]) -> None:
             pass
@@ -64,7 +62,6 @@ def execute(
         workspace,
         selection,
         lock,
-        command=command,
         jobs=jobs,
         approved=approved,
         approve_all=approve_all,
@@ -81,17 +78,10 @@ def execute(
         failure = disk_failure(problem, workspace.root)
         code, error = failure.exit_code, failure.error_dict()
     except Exception as problem:
-        from runbook import crash
+        from runbook.cli.defects import internal
 
-        file = crash.write(problem, workspace.state)
-        code = INTERNAL
-        error = error_dict(
-            "internal",
-            f"internal error: {type(problem).__name__}: {problem}",
-            cause="a defect of runbook; what steps have finished is recorded",
-            remedy=f"report it with {file}; `runbook run` continues",
-            log=str(file),
-        )
+        defect = internal(problem, workspace.state)
+        code, error = defect.exit_code, defect.error_dict()
     finally:
         if reporter is not None:
             reporter.close()

@@ -60,6 +60,10 @@ def build(
         "description": document.description,
         "source": str(path),
         "inputs": resolved.nested(),
+        "declared": {
+            name: {"type": spec.type, "default": spec.default}
+            for name, spec in declared.inputs.items()
+        },
         "secrets": document.secrets,
         "facts": sorted(steps.facts),
         "steps": [

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import runbook
 from runbook.files import read_sealed, write_sealed
+from runbook.remedy import Remedy
 
 if TYPE_CHECKING:
     from runbook.document.compiled import Book
@@ -47,10 +48,12 @@ def compile_book(
         raise _not_readable(book, path, error) from error
     digest = hashlib.sha256(data).hexdigest()
     file = cache_dir / _key(digest, path, sets, require_inputs) if cache_dir else None
-    if file is not None:
-        cached = _load(file)
-        if cached is not None and _fresh(cached["made_from"], env):
-            return _unpack(cached)
+    if cache_dir is not None:
+        # What was compiled with all inputs serves who needs none as well.
+        for strict in (True,) if require_inputs else (True, False):
+            cached = _load(cache_dir / _key(digest, path, sets, strict))
+            if cached is not None and _fresh(cached["made_from"], env):
+                return _unpack(cached)
 
     from runbook.document.build import build
 
@@ -157,7 +160,7 @@ def _unknown(book: str) -> DocumentInvalid:
     near = nearest(book, books)
     return DocumentInvalid(
         [Problem(book, 0, 0, "", "unknown_book", message, expected, near)],
-        "name a book that `runbook list` shows, or the path of a document",
+        Remedy("list", text="name a book that {command} shows, or the path of a document"),
     )
 
 

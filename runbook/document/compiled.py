@@ -44,6 +44,8 @@ class Book(TypedDict):
     """Of this package."""
     inputs: dict[str, Any]
     """Values, nested by the dots in their names."""
+    declared: dict[str, Any]
+    """Of each input its `type` and its `default`, None if it has none."""
     secrets: list[str]
     facts: list[str]
     steps: list[Step]

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from runbook.errors import USAGE, Failure
+from runbook.remedy import Remedies, Remedy
+
+CORRECT = Remedy("validate", text="correct what is listed, then ask {command}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class DocumentInvalid(Failure):
     def __init__(
         self,
         problems: Iterable[Problem],
-        remedy: str = "correct what is listed, then ask `runbook validate`",
+        remedy: Remedies = CORRECT,
     ) -> None:
         self.problems = tuple(sorted(problems, key=lambda p: (p.line, p.column, p.file)))
         first = self.problems[0]

@@ -16,7 +16,7 @@ from runbook.execution.recording import Recorder
 from runbook.files import read_regular
 from runbook.planning.evaluate import Look
 from runbook.process import Identity
-from runbook.remedy import Remedy
+from runbook.remedy import Remedy, dump
 
 if TYPE_CHECKING:
     from runbook.document.compiled import Step
@@ -193,7 +193,7 @@ class Attempts:
             error = attempt.failure()
             if error["code"] == "cancelled":  # nobody asked us for it
                 message = "the step's process was terminated from outside"
-                error |= {"code": "terminated", "message": message, "remedy": str(CONTINUES)}
+                error |= {"code": "terminated", "message": message, "remedy": dump(CONTINUES)}
             self._fail(attempt, error, left)
             return
         outputs = result["outputs"]

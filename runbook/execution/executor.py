@@ -38,7 +38,6 @@ def start_attempt(
 class Executor:
     """One run. `execute` returns its exit code; `outcome` then says how each step ended.
 
-    `command` makes a command line for remedies, of a verb and its arguments, for the same book.
     `attempt` starts one; tests give another.
     """
 
@@ -49,7 +48,6 @@ class Executor:
         selection: Selection,
         lock: int,
         *,
-        command: Callable[..., str],
         jobs: int = 2,
         approved: Collection[str] = (),
         approve_all: bool = False,
@@ -60,7 +58,7 @@ class Executor:
         self.jobs = jobs
         self.selection = selection
         self.evaluator = Evaluator(book, workspace)
-        self.outcome = Outcome([step["id"] for step in book["steps"]], selection, command)
+        self.outcome = Outcome([step["id"] for step in book["steps"]], selection)
         self.record = Recorder(book, workspace, lock, listener)
         self.decider = Decider(self.evaluator, self.record, self.outcome, approved, approve_all)
         self.attempts = Attempts(

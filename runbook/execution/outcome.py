@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from runbook.errors import APPROVAL, CANCELLED, DONE, FAILED, PRECONDITION, error_dict
 from runbook.planning.planner import Selection
 from runbook.protocol import Reason
-from runbook.remedy import Remedy
+from runbook.remedy import Remedy, load
 
 # The signal that `runbook cancel` sends, to be told apart from SIGTERM by init or a shell.
 CANCEL_SIGNAL = signal.SIGUSR1
@@ -21,14 +21,11 @@ ENDED = frozenset({"failed", "blocked", "waiting", "unmet", "cancelled"})
 class Outcome:
     """`steps` has an entry for each step that was decided: `id`, `state`, `decision`, `reasons`,
     and `seconds`, `error`, `exit_code`, `question` where there is one. `order` are the ids of all
-    steps; `command` makes a command line of a verb and its arguments."""
+    steps."""
 
-    def __init__(
-        self, order: Sequence[str], selection: Selection, command: Callable[..., str]
-    ) -> None:
+    def __init__(self, order: Sequence[str], selection: Selection) -> None:
         self.order = order
         self.selection = selection
-        self.command = command
         self.stopped_by = 0
         self.steps: dict[str, dict[str, Any]] = {}
 
@@ -74,16 +71,16 @@ class Outcome:
                 "needs_unmet",
                 f"step {unmet[0]['id']} is not done: {reason['message']}",
                 cause="it is outside the selected steps, which need it",
-                remedy=reason["remedy"] or self.command("run", "--until", self.lacking()),
+                remedy=load(reason["remedy"]) or Remedy("run", ("--until", self.lacking())),
                 step=unmet[0]["id"],
             )
         if waiting := self.of_state("waiting"):
             first = waiting[0]
-            approvals = (word for e in waiting for word in ("--approve", e["id"]))
+            approvals = tuple(word for e in waiting for word in ("--approve", e["id"]))
             return error_dict(
                 "approval",
                 f"step {first['id']} waits for approval: {first['question']}",
-                remedy=self.command("run", *approvals),
+                remedy=Remedy("run", approvals),
                 retryable=True,
                 step=first["id"],
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import runbook
@@ -61,11 +61,12 @@ def execute(
     workspace: Workspace,
     entries: Sequence[dict[str, Any]],
     lock: int,
+    listener: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> tuple[list[dict[str, Any]], int, dict[str, Any] | None]:
     """Carry out a plan. Stops at the first failure; what was undone stays undone."""
     run = workspace.new_run()
     redactor = Redactor(book["secrets"])
-    journal = Journal(redactor, lambda event: None)
+    journal = Journal(redactor, listener)
     journal.open(run)
     journal.append(
         "run.started",

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from runbook import units
-from runbook.cli import human
-from runbook.cli.progress import Lines, reporter
 from runbook.planning.context import Progress
 from runbook.planning.evaluate import Evaluator, Look
 from runbook.planning.planner import INACTIVE, Selection, considered, decide, require_steps
@@ -22,29 +19,29 @@ if TYPE_CHECKING:
 BROKEN = ("unmet", "unknown")
 
 
+class Watcher(Protocol):
+    """Is told what is being checked, and what was found."""
+
+    def begin(self, step: str) -> None: ...
+
+    def progress(self, step: str, message: Mapping[str, Any]) -> None: ...
+
+    def checked(self, entry: Mapping[str, Any], deep: bool) -> None: ...
+
+
 def check(
     book: Book,
     workspace: Workspace,
     names: Sequence[str],
     deep: bool,
-    quiet: bool,
+    watcher: Watcher | None,
 ) -> tuple[dict[str, Any], list[str]]:
     """The state of the named steps (none: of all), and the arguments of the run that makes them
-    hold. A line is printed as each ends, unless `quiet`; on a terminal a thorough check shows its
-    progress.
-
-    What they need is looked at as well, quickly, for its outputs.
-    """
+    hold. What they need is looked at as well, quickly, for its outputs."""
     order = require_steps(book["steps"], *names)
     wanted = frozenset(names or order)
     workspace.read_index(len(order))
-    width = max(map(len, order))
-    shown = None if quiet else reporter(width) if deep else Lines(width)
-    try:
-        entries, held_up = _check(book, workspace, wanted, deep, shown)
-    finally:
-        if shown is not None:
-            shown.close()
+    entries, held_up = _check(book, workspace, wanted, deep, watcher)
     body = {
         "book": book["name"],
         "workspace": str(workspace.root),
@@ -59,7 +56,7 @@ def _check(
     workspace: Workspace,
     wanted: frozenset[str],
     deep: bool,
-    shown: Lines | None,
+    watcher: Watcher | None,
 ) -> tuple[list[dict[str, Any]], bool]:
     """What is found, and whether a step that does not hold depends on another that does not."""
     evaluator = Evaluator(book, workspace)
@@ -72,9 +69,9 @@ def _check(
         name = step["id"]
         thorough = deep and name in wanted
         begun = time.monotonic()
-        if shown is not None and name in wanted:
-            shown.begin(name)
-        look = evaluator.look(step, thorough, _progress(shown, name) if thorough else None)
+        if watcher is not None and name in wanted:
+            watcher.begin(name)
+        look = evaluator.look(step, thorough, _progress(watcher, name) if thorough else None)
         without = {k: why for need in step["needs"] for k, why in lacking[need].items()}
         state, reasons = _judge(look, without)
         if state in ("satisfied", "inactive"):
@@ -93,10 +90,8 @@ def _check(
         }
         entry = redactor.data(entry)
         entries.append(entry)
-        if shown is not None:
-            shown.end(name)
-            took = units.duration(entry["seconds"]) if deep else ""
-            shown.line(name, state, took, human.reason_text(entry["reasons"]))
+        if watcher is not None:
+            watcher.checked(entry, deep)
     return entries, held_up
 
 
@@ -129,9 +124,9 @@ def _judge(look: Look, without: Mapping[str, str]) -> tuple[str, tuple[Reason, .
     return "satisfied" if found.ok else "unmet", (*decision.reasons, *remarks)
 
 
-def _progress(shown: Lines | None, step: str) -> Progress:
+def _progress(watcher: Watcher | None, step: str) -> Progress:
     def tell(message: Mapping[str, Any]) -> None:
-        if shown is not None:
-            shown.progress(step, message)
+        if watcher is not None:
+            watcher.progress(step, message)
 
     return tell

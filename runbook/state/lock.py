@@ -12,11 +12,13 @@ from pathlib import Path
 from runbook.errors import LOCKED, RunbookError
 from runbook.files import encode, read_json, set_aside
 from runbook.process import Identity
+from runbook.remedy import Remedy
 
 # A probe of the lock holds it for microseconds; a run that meets one tries again for this long.
 LOCK_PATIENCE = 0.3
 RECORD_SIZE = 256
 """Bytes of the record of who holds the lock: one write of one length is never read half."""
+END = Remedy("cancel", text="{command} to end it")
 
 
 class Lock:
@@ -91,18 +93,18 @@ class Lock:
                 code="locked",
                 exit_code=LOCKED,
                 cause=f"process {supervisor.pid} holds {self.file}",
-                remedy="`runbook wait` to wait for it, `runbook cancel` to end it",
+                remedy=(Remedy("wait", text="{command} to wait for it"), END),
                 retryable=True,
-                next=("runbook wait", "runbook status", "runbook cancel"),
+                next=(Remedy("wait"), Remedy("status"), Remedy("cancel")),
             )
         return RunbookError(
             "a step of an earlier run is still working though its supervisor is gone",
             code="orphaned",
             exit_code=LOCKED,
             cause=f"its worker process holds {self.file}",
-            remedy="`runbook wait` to let it finish, `runbook cancel` to end it",
+            remedy=(Remedy("wait", text="{command} to let it finish"), END),
             retryable=True,
-            next=("runbook wait", "runbook cancel"),
+            next=(Remedy("wait"), Remedy("cancel")),
         )
 
     def locked(self) -> bool:

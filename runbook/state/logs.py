@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from runbook.errors import USAGE, RunbookError
 from runbook.files import read_regular
 from runbook.protocol import StepFailure
+from runbook.remedy import Remedy
 from runbook.state.workspace import Workspace
 
 FAILURE = re.compile(r"(?i)\b(error|exception|traceback|fatal|panic|killed|failed|refused)\b")
@@ -44,7 +45,7 @@ def find(workspace: Workspace, step: str, attempt: int | None) -> Log:
         code="no_log",
         exit_code=USAGE,
         cause="it was not attempted in this workspace",
-        remedy="`runbook status` shows what was",
+        remedy=Remedy("status", text="{command} shows what was"),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 SCHEMA = "runbook/1"
 
 _NUMBER = (int, float)
-_TEXTS = ("cause", "remedy", "where", "log")
+_TEXTS = ("cause", "where", "log")
 _TIME = re.compile(r"[12]\d{3}-(?:0[1-9]|1[0-2])-([0-3]\d)T[0-2]\d:[0-5]\d:[0-5]\d(?:\.\d{1,6})?Z")
 _LARGEST = 1e300
 """Beyond every quantity, and whole numbers of that size are still numbers to format."""

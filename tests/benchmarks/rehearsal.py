@@ -121,7 +121,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="benchmark-"))
     try:
         ours, answer = rehearse(folder / "rehearsal")
-        stop = [*PROGRAM, "destroy", "--book", "rehearsal", "serve", "publish", "--yes"]
+        stop = [*PROGRAM, "destroy", "rehearsal", "serve", "publish", "--yes"]
         state = (Path(answer["workspace"]) / "serve" / "state.json").read_bytes()
         subprocess.run(stop, env=answer["env"], check=True, stdout=subprocess.DEVNULL)
         (Path(answer["workspace"]) / "serve").mkdir(exist_ok=True)

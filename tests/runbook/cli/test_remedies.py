@@ -1,33 +1,105 @@
+"""Remedies are rendered as complete commands for the book at hand, or as words without one."""
+
 import shlex
 
 import pytest
 
-from runbook.cli import remedies
+from runbook.cli.remedies import Renderer
+from runbook.remedy import Remedy, dump, load
+
+STEPS = [
+    {"id": "fetch", "uses": "weights"},
+    {"id": "draft", "uses": "weights"},
+    {"id": "make", "uses": "vllm"},
+    {"id": "up", "uses": "serve"},
+]
 
 
-def command(verb, *arguments, positional=True):
-    return shlex.join(["runbook", verb, *(["x"] if positional else ["--book", "x"]), *arguments])
+def line(verb, *arguments):
+    return shlex.join(["runbook", verb, "x", *arguments])
+
+
+@pytest.fixture
+def renderer():
+    return Renderer(line, STEPS, {"port"})
 
 
 @pytest.mark.parametrize(
-    ("remedy", "completed"),
+    ("remedy", "step", "said"),
     [
-        ("`runbook run` continues", "`runbook run x` continues"),
-        ("`runbook wait`, `runbook cancel`", "`runbook wait x`, `runbook cancel x`"),
-        ("`runbook run --from mtp`, or set y", "`runbook run x --from mtp`, or set y"),
-        ("read it: `runbook logs serve`", "read it: `runbook logs --book x serve`"),
-        ("`runbook check --book z a`", "`runbook check --book z a`"),
-        ("`runbook run rehearsal` serves", "`runbook run rehearsal` serves"),
-        ("`runbook lint /m`, `make lint`", "`runbook lint /m`, `make lint`"),
-        ("raise `timeout`", "raise `timeout`"),
+        (Remedy("run"), "", "runbook run x"),
+        (Remedy("run", text="{command} continues"), "", "`runbook run x` continues"),
+        (Remedy("run", ("--from", "{step}"), kind="serve"), "make", "runbook run x --from up"),
+        (Remedy("logs", ("{step}",)), "make", "runbook logs x make"),
+        # Of several steps of a kind: the one at hand, the nearest before it, or the last.
+        (
+            Remedy("run", ("--only", "{step}"), kind="weights"),
+            "fetch",
+            "runbook run x --only fetch",
+        ),
+        (Remedy("run", ("--only", "{step}"), kind="weights"), "up", "runbook run x --only draft"),
+        (Remedy("run", ("--only", "{step}"), kind="weights"), "", "runbook run x --only draft"),
+        (Remedy("run", ("--set", "port=1")), "", "runbook run x --set port=1"),
+        (
+            (Remedy("wait", text="{command} to wait"), "or go"),
+            "",
+            "`runbook wait x` to wait; or go",
+        ),
+        # Without a command that would do, never a wrong one.
+        (
+            Remedy("run", ("--from", "{step}"), kind="mtp", text="{command}, or set `y: null`"),
+            "up",
+            "set `y: null`",
+        ),
+        (
+            Remedy("run", ("--set", "jobs=1"), text="free memory, then {command}"),
+            "",
+            "free memory",
+        ),
+        (
+            Remedy("run", ("--from", "{step}"), kind="mtp", otherwise="put the head in"),
+            "up",
+            "put the head in",
+        ),
+        (
+            Remedy("run", ("--from", "{step}"), kind="mtp"),
+            "up",
+            "the document has no step of the kind `mtp` that would mend it",
+        ),
+        (Remedy("logs", ("{step}",), text="read {command}; then rest"), "", "rest"),
+        # Sentences that hold a command.
+        ("`runbook run` continues", "", "`runbook run x` continues"),
+        ("`runbook run --from mtp`, or set y", "", "`runbook run x --from mtp`, or set y"),
+        ("read it: `runbook logs serve`", "", "read it: `runbook logs x serve`"),
+        ("`runbook run rehearsal` serves", "", "`runbook run rehearsal` serves"),
+        ("`runbook lint /m`, `make lint`", "", "`runbook lint /m`, `make lint`"),
+        ("raise `timeout`", "", "raise `timeout`"),
     ],
 )
-def test_commands_name_the_book(remedy, completed):
-    assert remedies.text(remedy, command) == completed
+def test_a_remedy_in_words(renderer, remedy, step, said):
+    assert renderer.text(remedy, step) == said
+    assert renderer.text(load(dump(remedy)), step) == said, "as data it is the same"
 
 
-def test_every_remedy_of_an_answer_is_completed_and_nothing_else():
-    answer = {"steps": [{"reasons": [{"message": "`runbook run`", "remedy": "`runbook run`"}]}]}
-    assert remedies.complete(answer, command) == {
-        "steps": [{"reasons": [{"message": "`runbook run`", "remedy": "`runbook run x`"}]}]
+def test_every_remedy_of_an_answer_is_rendered_for_its_step_and_nothing_else(renderer):
+    again = Remedy("run", ("--force", "{step}"))
+    answer = {
+        "steps": [
+            {"id": "make", "reasons": [{"message": "`runbook run`", "remedy": dump(again)}]},
+            {"id": "up", "error": {"remedy": dump(again), "step": "fetch"}},
+            {"id": "up", "error": {"remedy": ""}},
+        ]
     }
+    steps = renderer.complete(answer)["steps"]
+    assert steps[0]["reasons"] == [
+        {"message": "`runbook run`", "remedy": "runbook run x --force make"}
+    ]
+    assert steps[1]["error"]["remedy"] == "runbook run x --force fetch"
+    assert steps[2]["error"]["remedy"] == ""
+
+
+@pytest.mark.parametrize(
+    "damaged", [None, 3, {}, {"verb": 3}, [1], {"verb": "run", "arguments": 1}]
+)
+def test_a_damaged_remedy_is_none(damaged):
+    assert not load(damaged)

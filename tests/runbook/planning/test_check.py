@@ -63,7 +63,7 @@ def test_a_step_that_does_not_hold_is_named_with_the_command_that_mends_it(chain
 
 
 def test_a_step_is_named_in_the_folder_of_a_book(cli):
-    """Without --book a name is a step, and the book is that of the folder."""
+    """Without a book a name is a step, and the book is that of the folder."""
     write_book(cli.home, {"id": "one"}, {"id": "two"}).rename(cli.home / "runbook.yaml")
     cli.json("run")
     assert states(cli.json("check", "two", "--deep")) == {"two": "satisfied"}

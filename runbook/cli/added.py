@@ -1,0 +1,53 @@
+"""The verbs that steps add: made of their table, which says what they take and who answers."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from runbook import errors
+from runbook.cli import envelope
+from runbook.cli.options import JSON
+from runbook.planning.context import default_cache
+
+
+def command(name: str) -> click.Command:
+    """The click command of a verb in `runbook.steps.VERBS`."""
+    told = importlib.import_module("runbook.steps").VERBS[name]
+
+    @JSON
+    def call(as_json: bool, **given: Any) -> int:
+        module, _, function = told["answers"].partition(":")
+        said = getattr(importlib.import_module(module), function)(cache=default_cache(), **given)
+        _print(name, said, as_json)
+        return errors.DONE if said.get("error") is None else errors.PRECONDITION
+
+    for parameter in told["takes"]:
+        call = _parameter(dict(parameter))(call)
+    return click.command(name, help=told["help"])(call)
+
+
+def _parameter(told: dict[str, Any]) -> Any:
+    """An option or argument of click, of its description."""
+    name = told.pop("name")
+    if not name.startswith("--"):
+        return click.argument(name, **told)
+    return click.option(name, show_default="default" in told, **told)
+
+
+def _print(name: str, said: Mapping[str, Any], as_json: bool) -> None:
+    from runbook.cli import human
+    from runbook.cli.remedies import Renderer
+
+    document = envelope.document(
+        name, said.get("error") is None, said["body"], error=said.get("error")
+    )
+    answer = Renderer(lambda *words: " ".join(["runbook", *words])).complete(document)
+    if as_json:
+        envelope.print_json(answer)
+        return
+    text = said.get("text")
+    print(human.table(said["rows"], key=2) if text is None else text)

@@ -1,0 +1,140 @@
+"""The verbs that look at what is to be done, and do it: validate, plan, check, run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from runbook import errors
+from runbook.cli.completing import steps as complete_steps
+from runbook.cli.following import after_run
+from runbook.cli.options import selecting, selection, verb
+from runbook.cli.target import Target
+from runbook.remedy import Remedies, Remedy, load
+
+
+@click.command()
+@verb("validate")
+def validate(target: Target) -> None:
+    """Check the document only."""
+    body = {"book": target.book["name"], "source": target.book["source"], "errors": []}
+    answer = target.answer(True, body, next=[Remedy("plan")])
+    target.say(answer, lambda a: f"{a['source']}: valid")
+
+
+@click.command()
+@verb("plan")
+@selection
+@click.option("--deep", is_flag=True, help="Ask each check for its thorough form.")
+@click.option("--exit-code", "use_exit_code", is_flag=True, help="Exit 4 if anything would run.")
+def plan(target: Target, chosen: Mapping[str, Any], deep: bool, use_exit_code: bool) -> int:
+    """Show what a run would do, why, and what it costs."""
+    from runbook.cli import human
+    from runbook.planning.plan import plan as make_plan
+    from runbook.planning.planner import select
+
+    chosen_steps = select(target.book["steps"], **chosen)
+    body = make_plan(target.book, target.workspace, chosen_steps, deep)
+    follow = Remedy("run", tuple(selecting(chosen))) if body["would_run"] else Remedy("status")
+    target.say(target.answer(True, body, next=[follow]), human.plan)
+    return errors.WORK_FOUND if use_exit_code and body["would_run"] else errors.DONE
+
+
+@click.command()
+@verb("check")
+@click.option("--deep", is_flag=True, help="The thorough form: every byte is read.")
+def check(target: Target, steps: tuple[str, ...], deep: bool) -> int:
+    """Check whether steps hold (default: all), and change nothing; 3 if one does not."""
+    from runbook.planning import check as checking
+
+    shown = None
+    if not target.as_json:
+        from runbook.cli.progress import Lines, reporter
+
+        width = max(len(step["id"]) for step in target.book["steps"])
+        shown = reporter(width) if deep else Lines(width)
+    try:
+        body, mending = checking.check(target.book, target.workspace, steps, deep, shown)
+    finally:
+        if shown is not None:
+            shown.close()
+    unmet = [entry for entry in body["steps"] if entry["state"] in checking.BROKEN]
+    if not unmet:
+        target.say(target.answer(True, body, next=[Remedy("status")]), _said)
+        return errors.DONE
+    first = next((entry for entry in unmet if entry["state"] == "unmet"), unmet[0])
+    reason = first["reasons"][0]
+    mend = Remedy("run", tuple(mending))
+    remedy: Remedies = load(reason["remedy"]) or mend
+    error = errors.error_dict(
+        "unmet",
+        f"{len(unmet)} of {len(body['steps'])} steps do not hold: "
+        + ", ".join(entry["id"] for entry in unmet),
+        cause=f"{first['id']}: {reason['message']}",
+        remedy=target.renderer.text(remedy, first["id"]),
+    )
+    target.say(target.answer(False, body, error=error, next=[mend]), _said)
+    return errors.PRECONDITION
+
+
+def _said(answer: Mapping[str, Any]) -> str:
+    """Nothing more: it was said line by line."""
+    return ""
+
+
+@click.command()
+@verb("run")
+@selection
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Steps at once.")
+@click.option(
+    "--approve",
+    multiple=True,
+    metavar="STEP",
+    help="Approve what STEP asks.",
+    shell_complete=complete_steps,
+)
+@click.option("--yes", is_flag=True, help="Approve everything.")
+@click.option("--detach", is_flag=True, help="Return at once; the run goes on by itself.")
+def run(
+    target: Target,
+    chosen: Mapping[str, Any],
+    jobs: int,
+    approve: tuple[str, ...],
+    yes: bool,
+    detach: bool,
+) -> int:
+    """Make it so: run what is not done, skip what is."""
+    from runbook.planning.planner import select
+
+    chosen_steps = select(target.book["steps"], **chosen)
+    if detach:
+        from runbook.cli.detaching import detach as start
+
+        return start(target)
+    from runbook.cli.runner import execute
+    from runbook.execution.holding import hold_for_run
+
+    lock = hold_for_run(target.workspace)
+    answer, code = execute(
+        target.book,
+        target.workspace,
+        chosen_steps,
+        lock,
+        renderer=target.renderer,
+        jobs=jobs,
+        approved=approve,
+        approve_all=yes,
+        as_json=target.as_json,
+    )
+    follow = after_run(code, answer, chosen)
+    ok = code == errors.DONE
+    final = target.answer(ok, answer["body"], error=answer["error"], next=follow)
+    target.say(final, outcome)
+    return code
+
+
+def outcome(final: Mapping[str, Any]) -> str:
+    """What a run ended in; step by step it was told before."""
+    return f"endpoint {final['endpoint']}" if final["ok"] and final["endpoint"] else ""

@@ -1,0 +1,68 @@
+"""The verbs that tell of the program itself: list, schema, completion."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import Any
+
+import click
+
+from runbook import errors
+from runbook.cli import envelope
+from runbook.cli.options import JSON
+from runbook.document.compile import compile_book, shipped_books
+from runbook.errors import RunbookError
+from runbook.planning.context import default_cache
+
+
+@click.command()
+@JSON
+def list_books(as_json: bool) -> None:
+    """List the shipped books."""
+    from runbook.cli import human
+
+    books: list[dict[str, Any]] = []
+    for name in shipped_books():
+        cache = default_cache() / "compiled"
+        book = compile_book(name, (), cache, os.environ, require_inputs=False)
+        steps = [step["id"] for step in book["steps"]]
+        books.append({"name": name, "description": book["description"], "steps": steps})
+    following = [shlex.join(["runbook", "plan", book["name"]]) for book in books]
+    answer = envelope.document("list", True, {"books": books}, next=following)
+    if as_json:
+        envelope.print_json(answer)
+        return
+    rows = [(book["name"], "", book["description"]) for book in books]
+    envelope.print_human(answer, lambda a: human.table(rows))
+
+
+@click.command()
+@click.argument("kind", default="runbook")
+@click.option("--json", "as_json", is_flag=True, help="Accepted for uniformity.")
+def schema(kind: str, as_json: bool) -> None:
+    """Print the JSON schema of the document, or of a verb's answer."""
+    from importlib.resources import files
+
+    folder = files("runbook") / "schemas"
+    known = sorted(item.name.removesuffix(".schema.json") for item in folder.iterdir())
+    if kind not in known:
+        raise RunbookError(
+            f"there is no schema `{kind}`",
+            code="unknown_schema",
+            exit_code=errors.USAGE,
+            remedy="the schemas are: " + ", ".join(known),
+        )
+    print((folder / f"{kind}.schema.json").read_text(), end="")
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script for a shell."""
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None
+    group = click.get_current_context().find_root().command
+    print(found(group, {}, "runbook", "_RUNBOOK_COMPLETE").source())

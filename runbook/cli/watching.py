@@ -1,0 +1,184 @@
+"""The verbs that watch a run and change nothing: status, wait, logs, events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from runbook import errors
+from runbook.cli import envelope
+from runbook.cli.following import WAIT, after_status
+from runbook.cli.options import verb
+from runbook.cli.target import Target
+from runbook.errors import error_dict
+from runbook.remedy import Remedy
+
+POLL_SECONDS = 0.2
+
+
+@click.command()
+@verb("status")
+def status(target: Target) -> None:
+    """Show where each step stands."""
+    from runbook.cli import human
+    from runbook.state.status import status as read_status
+
+    body = read_status(target.book, target.workspace)
+    target.say(target.answer(True, body, next=after_status(body)), human.status)
+
+
+@click.command()
+@verb("wait")
+@click.option("--timeout", type=click.FloatRange(0), default=None, help="Seconds, at most.")
+@click.option("--since", type=int, default=None, metavar="SEQ", help="Give events after SEQ.")
+def wait(target: Target, timeout: float | None, since: int | None) -> int:
+    """Wait for the run that is going on; its exit code, or 7 if it takes longer."""
+    from runbook.cli import human
+    from runbook.state import journal
+    from runbook.state.status import status as read_status
+
+    _until_free(target, timeout)
+    body = read_status(target.book, target.workspace)
+    latest = target.workspace.latest()
+    found = list(journal.read(latest, since)) if latest is not None and since is not None else []
+    body["events"] = found
+    code, error = _ended(target, body["run"])
+    follow = after_status(body)
+    if code == errors.STILL_RUNNING:
+        follow = [Remedy("wait", (*WAIT, "--since", str(body["run"]["seq"]))), Remedy("cancel")]
+    answer = target.answer(code == errors.DONE, body, error=error, next=follow)
+    lines = [human.event(item) for item in answer["events"]]
+    target.say(answer, lambda a: "\n".join([*lines, human.status(a)]))
+    return code
+
+
+def _until_free(target: Target, timeout: float | None) -> None:
+    """Sleep until nobody holds the lock, or for `timeout` seconds."""
+    from runbook.state.status import going_on
+
+    deadline = None if timeout is None else time.monotonic() + timeout
+    pause = 0.02
+    while going_on(target.workspace):
+        if deadline is not None and time.monotonic() >= deadline:
+            return
+        rest = pause if deadline is None else min(pause, deadline - time.monotonic())
+        time.sleep(max(0.0, rest))
+        pause = min(0.25, pause * 1.5)
+
+
+def _ended(target: Target, run: Mapping[str, Any] | None) -> tuple[int, dict[str, Any] | None]:
+    """How the latest run ended: exit code and error."""
+    from runbook.state.status import latest_run
+
+    if run is None:
+        return errors.DONE, None
+    if run["state"] in ("running", "orphaned"):
+        again = Remedy("wait", WAIT, text="wait again: {command}")
+        return errors.STILL_RUNNING, error_dict(
+            "still_running", "still running", remedy=again, retryable=True
+        )
+    if run["state"] == "interrupted":
+        return errors.FAILED, error_dict(
+            "interrupted",
+            "the run was interrupted before its end",
+            cause="its supervisor died",
+            remedy=Remedy("run"),
+            retryable=True,
+        )
+    record = latest_run(target.workspace)
+    return run["exit_code"], record.result if record is not None else None
+
+
+@click.command()
+@verb("logs")
+@click.option("--attempt", type=click.IntRange(1), help="Default: the last one.")
+@click.option("--tail", type=click.IntRange(0), default=None, metavar="N", help="Last N lines.")
+@click.option("--follow", is_flag=True, help="Go on until the attempt ends.")
+@click.option("--errors", "only_errors", is_flag=True, help="What looks like the failure.")
+def logs(
+    target: Target,
+    steps: tuple[str, ...],
+    attempt: int | None,
+    tail: int | None,
+    follow: bool,
+    only_errors: bool,
+) -> None:
+    """Show the log of a step's attempt."""
+    from runbook.cli import human
+    from runbook.planning.planner import require_steps
+    from runbook.state import logs as reading
+
+    (step,) = steps
+    order = require_steps(target.book["steps"], step)
+    found = reading.find(target.workspace, step, attempt)
+    diagnosis = None
+    if only_errors:
+        uses = target.book["steps"][order.index(step)]["uses"]
+        known = reading.diagnose(uses, found.path)
+        lines = reading.errors(found.path, known)
+        if known is not None:
+            failure = known.failure(f"step {step}: a known failure", str(found.path))
+            diagnosis = target.renderer.complete(failure.error_dict(), step)
+    else:
+        lines = reading.lines(found.path, tail)
+    if follow and not target.as_json:
+        for line in lines:
+            print(line)
+        reading.follow(found.path, target.workspace)
+        return
+    body = {
+        "step": step,
+        "run": found.run,
+        "attempt": found.attempt,
+        "path": str(found.path),
+        "lines": lines,
+        "diagnosis": diagnosis,
+    }
+    target.say(target.answer(True, body, next=[Remedy("status")]), human.logs)
+
+
+@click.command()
+@verb("events")
+@click.option("--since", type=int, default=0, metavar="SEQ", help="Events after SEQ.")
+@click.option(
+    "--follow", is_flag=True, help="Go on until the run ends; a line each, with --json too."
+)
+def events(target: Target, since: int, follow: bool) -> None:
+    """Show the events of the latest run."""
+    from runbook.cli import human
+    from runbook.state import journal
+    from runbook.state.status import latest_run, run_data, run_state
+
+    if follow:
+        _follow(target, since)
+        return
+    latest = target.workspace.latest()
+    found = list(journal.read(latest, since)) if latest is not None else []
+    record = latest_run(target.workspace)
+    body = {
+        "run": run_data(record, run_state(target.workspace, record)),
+        "events": found,
+        "seq": found[-1]["seq"] if found else since,
+    }
+    answer = target.answer(True, body, next=[Remedy("status")])
+    target.say(answer, lambda a: "\n".join(human.event(item) for item in a["events"]))
+
+
+def _follow(target: Target, since: int) -> None:
+    """Print the events of the latest run as they come, until nobody holds the lock."""
+    from runbook.cli import human
+    from runbook.state import journal
+
+    while True:
+        going_on = target.workspace.locked()
+        latest = target.workspace.latest()
+        for item in journal.read(latest, since) if latest is not None else ():
+            since = item["seq"]
+            item = target.renderer.complete(item)
+            envelope.print_json(item) if target.as_json else print(human.event(item), flush=True)
+        if not going_on:
+            return
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,27 @@
+"""What a run and an undoing say of each step, as types of plain data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from typing_extensions import NotRequired, TypedDict  # noqa: UP035 (pydantic before Python 3.12)
+
+from runbook.shapes import DecisionVerb, Error, Reason, State
+
+
+class RunStep(TypedDict):
+    id: str
+    state: State
+    decision: DecisionVerb
+    reasons: list[Reason]
+    seconds: NotRequired[float]
+    question: NotRequired[str]
+    error: NotRequired[Error]
+    exit_code: NotRequired[int]
+
+
+class DestroyStep(TypedDict):
+    id: str
+    uses: str
+    decision: Literal["undo", "forget"]
+    state: Literal["planned", "undone", "failed", "skipped"]

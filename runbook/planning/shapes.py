@@ -1,0 +1,44 @@
+"""What a plan and a check say, as types of plain data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from typing_extensions import TypedDict
+
+from runbook.shapes import DecisionVerb, Reason, Work
+
+
+class PlanStep(TypedDict):
+    id: str
+    uses: str
+    decision: DecisionVerb
+    reasons: list[Reason]
+    work: Work
+    approve: str | None
+
+
+class PlanBody(TypedDict):
+    book: str
+    workspace: str
+    steps: list[PlanStep]
+    work: Work
+    would_run: bool
+
+
+class CheckStep(TypedDict):
+    id: str
+    uses: str
+    state: Literal["satisfied", "unmet", "unknown", "inactive"]
+    reasons: list[Reason]
+    work: Work
+    seconds: float
+
+
+class CheckBody(TypedDict):
+    """`unknown`: cannot be told before the steps that it depends on hold."""
+
+    book: str
+    workspace: str
+    deep: bool
+    steps: list[CheckStep]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from importlib.resources import files
 
 import pytest
 
@@ -96,10 +97,30 @@ def test_a_dead_server_is_seen_and_started_again(rehearsal):
     time.sleep(1)
     states = {step["id"]: step["state"] for step in rehearsal.json("status")["steps"]}
     assert (states["serve"], states["publish"]) == ("stopped", "stopped")
+    (checked,) = rehearsal.json("check", "serve", code=3)["steps"]
+    assert "died at 20" in checked["reasons"][0]["message"]
     rehearsal.json("plan", "--exit-code", code=4)
     rehearsal.json("run")
+    assert "the server is started again" in str(rehearsal.events("attempt."))
     ran = [e["step"] for e in rehearsal.events("attempt.started")]
     assert sorted(ran) == ["publish", "serve", "smoke"]
+    assert rehearsal.ask("ping") == ANSWER
+
+
+def test_a_switch_that_cannot_start_gives_the_former_server_back(rehearsal, monkeypatch):
+    """Only serve and what follows it run again, and the model goes on to answer."""
+    text = (files("runbook.books") / "rehearsal.yaml").read_text()
+    book = rehearsal.home / "rehearsal.yaml"
+    book.write_text(text.replace("max_model_len: 4096", "max_model_len: 40000000"))
+    monkeypatch.setattr(rehearsal, "book", book)
+    answer = rehearsal.json("run", code=1)
+    assert [e["step"] for e in rehearsal.events("attempt.started")] == ["serve"]
+    assert "the server that served before serves again" in answer["error"]["message"]
+    assert rehearsal.ask("ping") == ANSWER
+    book.write_text(text.replace("max_model_len: 4096", "max_model_len: 2048"))
+    answer = rehearsal.json("run")
+    ran = {e["step"] for e in rehearsal.events("attempt.started")}
+    assert ran == {"serve", "smoke"}
     assert rehearsal.ask("ping") == ANSWER
 
 

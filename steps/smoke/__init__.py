@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from runbook.files import read_json
 from runbook.process import Identity
 from runbook.protocol import Check, Context, Model, Reason, StepFailure, Work
+from runbook.remedy import Remedy
 from runbook.steps.common import endpoint
+
+if TYPE_CHECKING:
+    from runbook.steps.smoke.client import Client
 
 RESULT = "smoke/result.json"
 SECONDS = 15.0
@@ -35,7 +40,9 @@ class Smoke:
         reason = self._unmet(result, ctx)
         if reason is not None:
             return Check.unsatisfied(reason, work=Work(seconds=SECONDS))
-        return Check.satisfied({"model": ctx.inputs.model, **result["measured"]})
+        passed = [outcome["check"] for outcome in result.get("checks", ())]
+        outputs = {"model": ctx.inputs.model, **result["measured"], "checks": passed}
+        return Check.satisfied(outputs)
 
     def _unmet(self, result: Any, ctx: Context) -> Reason | None:
         inputs = ctx.inputs
@@ -56,32 +63,36 @@ class Smoke:
 
     def _ask_again(self, inputs: SimpleNamespace) -> Reason | None:
         """The thorough form asks for the models and the echo anew; both take a second."""
-        from runbook.steps.smoke import assertions
-        from runbook.steps.smoke.client import Client, Unanswered
+        from runbook.steps.smoke import words
+        from runbook.steps.smoke.client import Unanswered
+        from runbook.steps.smoke.findings import Findings
 
-        found = assertions.Findings()
-        with Client(inputs.endpoint, inputs.model, inputs.request_timeout) as client:
+        found = Findings()
+        with _client(inputs) as client:
             try:
-                assertions.models(client, inputs, found)
-                assertions.echo(client, inputs, found)
+                for name, ask in (("models", words.models), ("echo", words.echo)):
+                    found.begin(name)
+                    ask(client, inputs, found)
             except Unanswered as error:
                 return Reason("server_unanswered", str(error))
         return found.failures[0] if found.failures else None
 
     def apply(self, ctx: Context) -> None:
         from runbook.files import write_json
-        from runbook.steps.smoke.assertions import examine
-        from runbook.steps.smoke.client import Client
+        from runbook.steps.smoke.ladder import examine
 
         inputs = ctx.inputs
 
         def tell(name: str, done: int, total: int) -> None:
             ctx.log(f"ask: {name}")
-            ctx.progress(done, total, "assertions", name)
+            ctx.progress(done, total, "checks", name)
 
-        with Client(inputs.endpoint, inputs.model, inputs.request_timeout) as client:
+        with _client(inputs) as client:
             found = examine(client, inputs, tell)
         measured = dict.fromkeys(MEASURED) | found.measured
+        for outcome in found.outcomes:
+            verdict = "failed" if outcome.verdicts else "passed"
+            ctx.log(f"{outcome.name}: {verdict} in {outcome.seconds:.1f} s: {outcome.evidence}")
         for name, value in measured.items():
             ctx.log(f"{name}: {value}")
         path = ctx.workspace / RESULT
@@ -90,7 +101,9 @@ class Smoke:
             path,
             {
                 "inputs": vars(inputs),
+                "about": inputs.about | {"gpus": _gpus(ctx)},
                 "measured": measured,
+                "checks": [outcome.dump() for outcome in found.outcomes],
                 "failures": [reason.code for reason in found.failures],
             },
         )
@@ -112,3 +125,26 @@ class Smoke:
         path.unlink(missing_ok=True)
         if path.parent.is_dir() and not any(path.parent.iterdir()):
             path.parent.rmdir()
+
+
+def _client(inputs: SimpleNamespace) -> Client:
+    from runbook.steps.smoke.client import Client
+
+    file = inputs.api_key_file
+    try:
+        key = Path(file).read_text().strip() if file is not None else None
+    except OSError as error:
+        raise StepFailure(
+            "the file of the API key cannot be read",
+            code="api_key_missing",
+            cause=str(error),
+            remedy=Remedy("run", ("--from", "{step}"), "serve"),
+            where=file,
+        ) from error
+    return Client(inputs.endpoint, inputs.model, inputs.request_timeout, key)
+
+
+def _gpus(ctx: Context) -> list[dict[str, Any]]:
+    """What the result holds for: cards, driver, power limit."""
+    kept = ("name", "driver", "power_limit")
+    return [{k: gpu[k] for k in kept if k in gpu} for gpu in ctx.facts.get("gpus", [])]

@@ -5,66 +5,43 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import httpx
+from runbook.steps.common import http
+from runbook.steps.common.transport import requests
+from runbook.steps.smoke.answers import Answer, Stream, Timing, of_body
 
 SETTLE_SECONDS = 5.0
 SETTLE_POLL = 0.2
 
 
 class Unanswered(Exception):
-    """The server gave no usable answer: no connection, an error status, or a malformed body."""
+    """The server gave no usable answer: no connection, an error status, or a malformed body.
+    `status` is that of HTTP where there was one."""
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One completion. `reasoning` is what came in `reasoning` or `reasoning_content`: builds
-    of vLLM differ in the name, and a client must read both."""
-
-    content: str
-    reasoning: str
-    tool_calls: list[dict[str, Any]]
-    finish_reason: str
-    completion_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """One streamed completion, in seconds since the request was sent."""
-
-    first: float
-    last: float
-    completion_tokens: int
-
-    @property
-    def ttft(self) -> float:
-        """Time to the first token: the first event that carries text, of whatever kind."""
-        return self.first
-
-    @property
-    def decode_tokens_per_second(self) -> float | None:
-        """(completion_tokens - 1) / (t_last - t_first), the inverse of the time per output token
-        of vLLM's own benchmark (vllm/benchmarks/serve.py: tpot = (latency - ttft) /
-        (output_len - 1)). Tokens are counted by `usage`, not by events: under speculation one
-        event carries several tokens. None if all came in one event.
-        """
-        if self.last <= self.first or self.completion_tokens < 2:
-            return None
-        return (self.completion_tokens - 1) / (self.last - self.first)
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Client:
     """Asks one server. Every method raises `Unanswered` with the server's own words."""
 
-    def __init__(self, endpoint: str, model: str, timeout: float) -> None:
+    def __init__(self, endpoint: str, model: str, timeout: float, key: str | None = None) -> None:
         self.model = model
+        self.key = key
+        self.timeout = timeout
+        self.answers: list[Answer] = []
         self.endpoint = endpoint.rstrip("/")
         self.root = self.endpoint.removesuffix("/v1")
-        # The environment's proxies are not for this machine's own server.
-        self.http = httpx.Client(timeout=timeout, trust_env=False)
+        self.http = http.session(local=True, timeout=timeout)
+        if key is not None:
+            self.http.headers["Authorization"] = f"Bearer {key}"
+
+    def another(self) -> Client:
+        """A client of the same server, for another thread."""
+        return Client(self.endpoint, self.model, self.timeout, self.key)
 
     def __enter__(self) -> Client:
         return self
@@ -106,42 +83,36 @@ class Client:
             "POST", f"{self.endpoint}/chat/completions", self._completion(case) | more
         )
         try:
-            choice = body["choices"][0]
-            message = choice["message"]
-            return Answer(
-                content=message.get("content") or "",
-                reasoning=message.get("reasoning") or message.get("reasoning_content") or "",
-                tool_calls=message.get("tool_calls") or [],
-                finish_reason=choice["finish_reason"],
-                completion_tokens=body["usage"]["completion_tokens"],
-            )
+            answer = of_body(body)
         except (KeyError, IndexError, TypeError) as error:
             raise Unanswered(f"the answer is malformed: {str(body)[:500]}") from error
+        self.answers.append(answer)
+        return answer
 
-    def stream(self, case: dict[str, Any], **more: Any) -> Timing:
+    def stream(self, case: dict[str, Any], **more: Any) -> tuple[Answer, Timing]:
         """One streamed completion, timed."""
         request = self._completion(case) | more
         request |= {"stream": True, "stream_options": {"include_usage": True}}
         url = f"{self.endpoint}/chat/completions"
-        first = last = tokens = None
+        first = last = None
+        streamed = Stream()
         began = time.perf_counter()
         try:
-            with self.http.stream("POST", url, json=request) as response:
-                if response.is_error:
-                    raise Unanswered(f"HTTP {response.status_code}: {response.read()[:500]!r}")
+            with self.http.post(url, json=request, stream=True) as response:
+                if response.status_code >= 400:
+                    raise _error_status(response)
                 for event in _events(response):
-                    if _carries_text(event):
+                    if streamed.add(event):
                         last = time.perf_counter() - began
                         first = last if first is None else first
-                    if event.get("usage"):
-                        tokens = event["usage"]["completion_tokens"]
-        except httpx.HTTPError as error:
-            raise Unanswered(f"{type(error).__name__}: {error}") from error
+        except requests.RequestException as error:
+            raise Unanswered(http.reason(error)) from error
         except (ValueError, KeyError, TypeError) as error:
             raise Unanswered(f"the stream is malformed: {error}") from error
-        if first is None or last is None or tokens is None:
+        if first is None or last is None or not streamed.has_usage:
             raise Unanswered("the stream carried no text" if first is None else "it had no usage")
-        return Timing(first, last, tokens)
+        self.answers.append(streamed.answer)
+        return streamed.answer, Timing(first, last, streamed.answer.completion_tokens)
 
     def _completion(self, case: dict[str, Any]) -> dict[str, Any]:
         request: dict[str, Any] = {
@@ -154,13 +125,13 @@ class Client:
             request["chat_template_kwargs"] = case["chat_template_kwargs"]
         return request
 
-    def _request(self, method: str, url: str, body: Any = None) -> httpx.Response:
+    def _request(self, method: str, url: str, body: Any = None) -> requests.Response:
         try:
             response = self.http.request(method, url, json=body)
-        except httpx.HTTPError as error:
-            raise Unanswered(f"{type(error).__name__}: {error}") from error
-        if response.is_error:
-            raise Unanswered(f"HTTP {response.status_code}: {response.text[:500]}")
+        except requests.RequestException as error:
+            raise Unanswered(f"{type(error).__name__}: {http.reason(error)}") from error
+        if response.status_code >= 400:
+            raise _error_status(response)
         return response
 
     def _json(self, method: str, url: str, body: Any = None) -> dict[str, Any]:
@@ -172,20 +143,19 @@ class Client:
         return value
 
 
-def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
+def _error_status(response: requests.Response) -> Unanswered:
+    words = f"HTTP {response.status_code}: {response.text[:500]}"
+    return Unanswered(words, response.status_code)
+
+
+def _events(response: requests.Response) -> Iterator[dict[str, Any]]:
     """The events of a stream, without its end mark (server-sent events, one JSON per event)."""
-    for line in response.iter_lines():
-        data = line.removeprefix("data:").strip()
-        if line.startswith("data:") and data != "[DONE]":
+    # As it arrives: chunk by chunk, or byte by byte where a server sends no chunks.
+    size = None if getattr(response.raw, "chunked", False) else 1
+    for line in response.iter_lines(chunk_size=size):
+        data = line.removeprefix(b"data:").strip()
+        if line.startswith(b"data:") and data != b"[DONE]":
             yield json.loads(data)
-
-
-def _carries_text(event: dict[str, Any]) -> bool:
-    return any(
-        choice["delta"].get(name)
-        for choice in event.get("choices", ())
-        for name in ("content", "reasoning", "reasoning_content", "tool_calls")
-    )
 
 
 def _counts(text: str) -> list[str]:

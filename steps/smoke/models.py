@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from runbook.steps.smoke.schema import unknown_keywords
 
 
 class Strict(BaseModel):
@@ -69,6 +71,41 @@ class ToolCall(Prompt):
     )
 
 
+class JsonSchema(Prompt):
+    """A question whose answer is constrained to a JSON schema."""
+
+    shape: dict[str, Any] = Field(
+        description="The JSON schema, of `type`, `properties`, `required`, `enum`, `items` and "
+        "`additionalProperties`.",
+    )
+
+    @field_validator("shape")
+    @classmethod
+    def _known(cls, schema: dict[str, Any]) -> dict[str, Any]:
+        if unknown := unknown_keywords(schema):
+            raise ValueError(f"what these say is not looked at: {', '.join(sorted(unknown))}")
+        return schema
+
+
+class Concurrency(Strict):
+    """As many questions at once as the server takes, each with its own right answer."""
+
+    sequences: int = Field(ge=2, description="How many at once: the profile's `max_num_seqs`.")
+    cases: list[Echo] = Field(
+        default_factory=list, description="What is asked, in turn; the echo's question if empty."
+    )
+
+
+class Needle(Strict):
+    """A sentence far back in a long text is found, at three depths."""
+
+    tokens: int = Field(30000, ge=1000, description="Tokens of the text, at least.")
+    max_tokens: int = Field(64, ge=1, description="Tokens generated at most.")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="Passed on to the chat template."
+    )
+
+
 class Counts(Strict):
     """Exact counts of tokens."""
 
@@ -114,9 +151,31 @@ class Inputs(Strict):
     request_timeout: float = Field(
         300, gt=0, description="Seconds that one request may take at most."
     )
+    api_key_file: str | None = Field(None, description="File of the server's API key, if any.")
+    about: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What the result is of, kept with it: build, profile, weights.",
+    )
     echo: Echo = Field(description="A question with a known answer.")
+    finish: bool = Field(
+        True, description="Whether the echo ends by itself, and a cut one by its length."
+    )
     reasoning: Reasoning | None = Field(None, description="Reasoning; not asked if null.")
-    tool_call: ToolCall | None = Field(None, description="A tool call; not asked if null.")
+    tool_call: ToolCall | None = Field(
+        None, description="A tool call, whole and streamed; not asked if null."
+    )
+    named_tool: ToolCall | None = Field(
+        None, description="A tool call that the client names; not asked if null."
+    )
+    json_schema: JsonSchema | None = Field(
+        None, description="An answer of a JSON schema; not asked if null."
+    )
+    concurrency: Concurrency | None = Field(
+        None, description="Many questions at once; not asked if null."
+    )
+    needle: Needle | None = Field(
+        None, description="Recall over a long text; for a real model; not asked if null."
+    )
     speculation: Speculation | None = Field(None, description="Drafts; not asked if null.")
     speed: Speed | None = Field(None, description="Speed; not measured if null.")
 
@@ -130,3 +189,6 @@ class Outputs(Strict):
     drafted: int | None = Field(description="Tokens drafted.")
     accepted: int | None = Field(description="Of these, tokens accepted.")
     acceptance: float | None = Field(description="accepted / drafted.")
+    checks: list[str] = Field(
+        default_factory=list, description="The checks that passed, in their order."
+    )

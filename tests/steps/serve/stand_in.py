@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -100,12 +101,17 @@ class Handler(BaseHTTPRequestHandler):
             return
         time.sleep(PLAN.get("request_delay", 0))
         name = self.answer_name(request)
+        if name == PLAN.get("dies_at"):
+            os.kill(os.getpid(), signal.SIGKILL)
         Counters.drafted += PLAN.get("drafts", {}).get(name, 10)
         Counters.accepted += PLAN.get("accepts", {}).get(name, 7)
         if request.get("stream"):
             self.stream(name)
             return
-        answer = json.loads((ANSWERS / f"{name}.json").read_text())
+        if name in PLAN.get("statuses", {}):
+            self.reply(PLAN["statuses"][name], '{"error": "EngineCore: grammar rejected tokens"}')
+            return
+        answer = self.recorded(name, request)
         for path, value in PLAN.get("change", {}).get(name, {}).items():
             *way, last = [int(key) if key.isdigit() else key for key in path.split(".")]
             place = answer
@@ -114,12 +120,43 @@ class Handler(BaseHTTPRequestHandler):
             place[last] = value
         self.reply(200, json.dumps(answer))
 
+    count = 0
+
+    @classmethod
+    def recorded(cls, name, request):
+        """Answers that were not recorded are made of those that were."""
+        base = {"one": "echo", "needle": "echo", "schema": "echo", "named": "tool"}.get(name, name)
+        answer = json.loads((ANSWERS / f"{base}.json").read_text())
+        choice, usage = answer["choices"][0], answer["usage"]
+        if name == "one":
+            choice["finish_reason"], usage["completion_tokens"] = "length", 1
+            choice["message"]["content"] = "The"
+        elif name == "schema":
+            choice["message"]["content"] = '{"city": "Paris", "celsius": 21}'
+        elif name == "needle":
+            text = request["messages"][0]["content"]
+            if PLAN.get("finds", True):
+                choice["message"]["content"] = re.search("harbour is (\\S+)[.]", text)[1]
+            usage["prompt_tokens"] = len(text) // 4
+        cls.count += 1
+        if cls.count == PLAN.get("wrong_at"):
+            choice["message"]["content"] = "The rehearsal model says pang"
+        return answer
+
     @staticmethod
     def answer_name(request):
         if request["model"] not in (option("--served-model-name"), "rehearsal"):
             return "wrongmodel"
         if "prompt" in request:
             return "completion"
+        if request.get("response_format"):
+            return "schema"
+        if "harbour" in request["messages"][0]["content"]:
+            return "needle"
+        if request["max_tokens"] == 1:
+            return "one"
+        if isinstance(request.get("tool_choice"), dict):
+            return "named"
         if request.get("tools"):
             return "tool"
         thinking = request.get("chat_template_kwargs", {}).get("thinking")
@@ -130,7 +167,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
-        text = (ANSWERS / "stream.txt").read_text()
+        recorded = "tool_stream" if name == "tool" else "stream"
+        text = (ANSWERS / f"{recorded}.txt").read_text()
+        if name == "tool":
+            text = text.replace(*PLAN.get("stream_change", ("", "")))
         if PLAN.get("stream_without_usage"):
             text = "\n\n".join(e for e in text.split("\n\n") if '"choices":[]' not in e)
         for event in text.strip().split("\n\n"):

@@ -9,7 +9,8 @@ import pytest
 
 from runbook.protocol import StepFailure
 from runbook.steps.smoke import Smoke
-from runbook.steps.smoke.client import Client, Timing
+from runbook.steps.smoke.answers import Timing
+from runbook.steps.smoke.client import Client
 from runbook.steps.smoke.models import Outputs
 
 STEP = Smoke()
@@ -49,7 +50,9 @@ class TestGood:
     def test_the_requests_are_what_they_should_be(self, server):
         server.start()
         STEP.apply(server.context())
-        echo, reasoning, tool, speculation, speed = server.requests()
+        echo, whole, cut, reasoning, tool, streamed, speculation, speed = server.requests()
+        assert whole == echo == cut | {"max_tokens": 128}
+        assert streamed == tool | {"stream": True, "stream_options": {"include_usage": True}}
         assert echo == {
             "model": "rehearsal",
             "messages": [{"role": "user", "content": "ping"}],
@@ -67,11 +70,12 @@ class TestGood:
     def test_what_is_null_is_not_asked(self, server):
         server.start(no_speculation=True)
         off = dict.fromkeys(["reasoning", "tool_call", "speculation", "speed"])
-        ctx = server.context(**off)
+        ctx = server.context(**off, finish=False)
         STEP.apply(ctx)
         assert len(server.requests()) == 1
         assert STEP.check(ctx).outputs == {
             "model": "rehearsal",
+            "checks": ["models", "echo"],
             **dict.fromkeys(
                 [
                     "decode_tokens_per_second",
@@ -100,7 +104,9 @@ class TestGood:
         accepted."""
         server.start(token_delay=0.005)
         with Client(f"http://127.0.0.1:{server.port}/v1", "rehearsal", 10) as client:
-            timing = client.stream({"prompt": "p", "max_tokens": 99, "chat_template_kwargs": {}})
+            case = {"prompt": "p", "max_tokens": 99, "chat_template_kwargs": {}}
+            answer, timing = client.stream(case)
+        assert answer.content.endswith("nine ten.")
         events = (ANSWERS / "stream.txt").read_text().count('"delta":{"')
         assert events < timing.completion_tokens == 31
         assert timing.last - timing.first >= 0.005 * (events - 3)
@@ -136,7 +142,7 @@ class TestBad:
                 {},
                 ["echo_differs"],
             ),
-            ({"change": {"echo": {"choices.0.message.content": None}}}, {}, ["echo_empty"]),
+            ({"change": {"echo": {"choices.0.message.content": None}}}, {}, ["echo_void"]),
             (
                 {"change": {"reasoning": {"choices.0.message.reasoning": None}}},
                 {},
@@ -182,14 +188,20 @@ class TestBad:
                 ["decode_slow"],
             ),
             ({}, {"speed": {"prompt": "p", "max_ttft_seconds": 1e-6}}, ["first_token_slow"]),
-            ({"stream_without_usage": True}, {}, ["speed_unanswered"]),
+            (
+                {"stream_without_usage": True},
+                {},
+                ["tool_stream_unanswered", "speed_unanswered"],
+            ),
             (
                 {"request_status": 500, "request_body": "out of cheese"},
                 {},
                 [
                     "echo_unanswered",
+                    "finish_unanswered",
                     "reasoning_unanswered",
                     "tool_call_unanswered",
+                    "tool_stream_unanswered",
                     "speculation_unanswered",
                     "speed_unanswered",
                 ],
@@ -197,7 +209,7 @@ class TestBad:
             (
                 {"change": {"echo": {"choices": []}}},
                 {},
-                ["echo_unanswered", "speculation_unanswered"],
+                ["echo_unanswered", "finish_unanswered", "speculation_unanswered"],
             ),
         ],
     )
@@ -213,7 +225,7 @@ class TestBad:
         with pytest.raises(StepFailure) as caught:
             STEP.apply(ctx)
         assert [r.code for r in caught.value.reasons] == ["reasoning_answer_empty"]
-        assert "max_tokens" in caught.value.remedy
+        assert "max_tokens" in str(caught.value.remedy)
 
     def test_markup_in_the_answer_names_the_parser(self, server):
         change = {
@@ -223,7 +235,7 @@ class TestBad:
         server.start(change={"tool": change})
         with pytest.raises(StepFailure) as caught:
             STEP.apply(server.context())
-        assert "tool_call_parser" in caught.value.remedy
+        assert "tool_call_parser" in str(caught.value.remedy)
 
     def test_a_server_that_is_gone(self, server):
         server.start()
@@ -231,12 +243,12 @@ class TestBad:
         server.stop()
         with pytest.raises(StepFailure) as caught:
             STEP.apply(ctx)
-        assert "models_unanswered" in [reason.code for reason in caught.value.reasons]
+        assert [reason.code for reason in caught.value.reasons] == ["server_died"]
 
     def test_a_request_that_takes_too_long(self, server):
         server.start(request_delay=5)
         off = dict.fromkeys(["reasoning", "tool_call", "speculation", "speed"])
-        assert failures(server, request_timeout=0.3, **off) == ["echo_unanswered"]
+        assert failures(server, request_timeout=0.3, finish=False, **off) == ["echo_unanswered"]
 
 
 class TestCheck:

@@ -74,6 +74,7 @@ OUTPUTS = {
         "kv_cache_tokens": None,
         "max_concurrency": None,
         "draft_head_shared": None,
+        "api_key_file": None,
     },
 }
 

@@ -93,12 +93,13 @@ def test_until_weights_stops_there(rehearsal):
 
 def test_a_dead_server_is_seen_and_started_again(rehearsal):
     kill(rehearsal.service("serve").pid)
+    time.sleep(1)
+    (checked,) = rehearsal.json("check", "serve", code=3)["steps"]
+    assert "died at 20" in checked["reasons"][0]["message"]
     kill(rehearsal.service("publish").pid)
     time.sleep(1)
     states = {step["id"]: step["state"] for step in rehearsal.json("status")["steps"]}
     assert (states["serve"], states["publish"]) == ("stopped", "stopped")
-    (checked,) = rehearsal.json("check", "serve", code=3)["steps"]
-    assert "died at 20" in checked["reasons"][0]["message"]
     rehearsal.json("plan", "--exit-code", code=4)
     rehearsal.json("run")
     assert "the server is started again" in str(rehearsal.events("attempt."))

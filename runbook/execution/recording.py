@@ -85,7 +85,8 @@ class Recorder:
     def begun(self, look: Look, attempt: int) -> None:
         """Record what an attempt is asked, before it begins."""
         made = self.made_by(look, attempt)
-        self.workspace.begun.write(look.step["id"], made, digest(look.fingerprint))
+        origin = {**_kind(look), "inputs": look.inputs}
+        self.workspace.begun.write(look.step["id"], made, digest(look.fingerprint), origin)
 
     def made_by(self, look: Look, attempt: int) -> str:
         """What an attempt of this run makes is known by; "" for steps that only look."""
@@ -111,6 +112,7 @@ class Recorder:
                 "seconds": seconds,
                 "package": runbook.__version__,
                 "fingerprint": look.fingerprint,
+                **_kind(look),
                 "inputs": look.inputs,
                 "outputs": dict(outputs),
                 "outputs_digest": known,
@@ -162,3 +164,8 @@ class Recorder:
         }
         text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
         write_atomic(self.run / "runbook.yaml", self.redactor.text(text).encode())
+
+
+def _kind(look: Look) -> dict[str, str]:
+    """What undoes a step."""
+    return {"uses": look.step["uses"], "folder": look.step["folder"]}

@@ -1,17 +1,26 @@
-"""`runbook destroy`: undoes steps in reverse, each in a process of its own, with a plan first."""
+"""`runbook destroy`: undoes steps in reverse, each in a process of its own, with a plan first.
+
+A step is undone from what it was made from, as its records have it: not from what the document
+says now, which may name another file, leave the step out or not know it any more.
+"""
 
 from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import runbook
+from runbook.document.registry import load_step
 from runbook.errors import DONE, FAILED
 from runbook.execution.attempt import Attempt
+from runbook.planning.context import StepContext, default_cache, namespace
 from runbook.planning.evaluate import Evaluator, Look
 from runbook.planning.planner import require_steps
+from runbook.protocol import StepFailure
 from runbook.redact import Redactor
 from runbook.state.journal import Journal
 from runbook.state.workspace import Workspace
@@ -20,40 +29,99 @@ if TYPE_CHECKING:
     from runbook.document.compiled import Book, Step
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a step was made from."""
+
+    uses: str
+    folder: str
+    inputs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A step that made something, or was about to. Mostly of one origin; of two if an attempt to
+    make it of another did not end."""
+
+    id: str
+    uses: str
+    origins: tuple[Origin, ...]
+
+
 def plan(book: Book, workspace: Workspace, names: Sequence[str]) -> list[dict[str, Any]]:
-    """What would be undone, last step first: what has a checkpoint or stands by its check."""
-    require_steps(book["steps"], *names)
-    entries = []
-    for step, look in _look(book, workspace):
-        if names and step["id"] not in names:
-            continue
-        there = look.checkpoint is not None or look.begun is not None or look.check.ok
-        if not there and step["id"] not in names:
-            continue
-        can = look.inputs is not None and hasattr(Evaluator(book, workspace).kind(step)[0], "undo")
-        entries.append(
-            {
-                "id": step["id"],
-                "uses": step["uses"],
-                "decision": "undo" if can else "forget",
-                "state": "planned",
-            }
-        )
-    return entries[::-1]
+    """What would be undone, last step first: what has a record or stands by its check. Steps that
+    are named are undone without either, for something may be left of them."""
+    recorded = workspace.recorded()
+    require_steps(book["steps"], *(name for name in names if name not in recorded))
+    return [
+        {
+            "id": made.id,
+            "uses": made.uses,
+            "decision": "undo" if any(map(_undoable, made.origins)) else "forget",
+            "state": "planned",
+        }
+        for made in _made(book, workspace, names)
+    ]
 
 
-def _look(book: Book, workspace: Workspace) -> list[tuple[Step, Look]]:
+def _made(book: Book, workspace: Workspace, names: Sequence[str]) -> Iterator[Made]:
+    """The steps to undo (`names`: those alone), in the order in which that is done: first those
+    that the document no longer knows, which may stand on any other."""
+    recorded = workspace.recorded()
+    gone = set(recorded).difference(step["id"] for step in book["steps"])
+    for name in sorted(gone, key=lambda step: _when(workspace, step), reverse=True):
+        if not names or name in names:
+            origins = _origins(workspace, name)
+            yield Made(name, origins[0].uses if origins else "", origins)
+    looks = _looks(book, workspace)
+    for step in reversed(book["steps"]):
+        name = step["id"]
+        if names and name not in names:
+            continue
+        origins = _origins(workspace, name)
+        look = looks.get(name)
+        if look is not None and not origins and look.inputs is not None:
+            origins = (Origin(step["uses"], step["folder"], look.inputs),)
+        if name in recorded or names or (look is not None and look.check.ok):
+            yield Made(name, step["uses"], origins)
+
+
+def _when(workspace: Workspace, step: str) -> str:
+    """When a step was made, as far as it is recorded."""
+    checkpoint = workspace.checkpoint(step)
+    return checkpoint["time"] if checkpoint is not None else ""
+
+
+def _origins(workspace: Workspace, step: str) -> tuple[Origin, ...]:
+    """What a step was made from by its records, the latest first; those that tell none are left
+    out."""
+    records = (workspace.begun.origin(step), workspace.checkpoint(step))
+    found = [Origin(r["uses"], r["folder"], r["inputs"]) for r in records if r is not None]
+    return tuple(origin for index, origin in enumerate(found) if origin not in found[:index])
+
+
+def _looks(book: Book, workspace: Workspace) -> dict[str, Look]:
+    """A look at each step of which no record tells what it was made from: it may stand all the
+    same."""
     evaluator = Evaluator(book, workspace)
-    looks = []
+    looks = {}
     for step in book["steps"]:
-        look = evaluator.look(step)
-        recorded = look.checkpoint["outputs"] if look.checkpoint is not None else {}
-        evaluator.record_outputs(step["id"], look.check.outputs if look.check.ok else recorded)
-        if look.inputs is None and look.checkpoint is not None:
-            # What it was made from is enough to unmake it.
-            look.inputs = dict(look.checkpoint["inputs"])
-        looks.append((step, look))
+        name = step["id"]
+        if _origins(workspace, name):
+            checkpoint = workspace.checkpoint(name)
+            outputs = checkpoint["outputs"] if checkpoint is not None else {}
+        else:
+            looks[name] = evaluator.look(step)
+            outputs = looks[name].check.outputs
+        evaluator.record_outputs(name, outputs)
     return looks
+
+
+def _undoable(origin: Origin) -> bool:
+    try:
+        return hasattr(load_step(origin.uses, Path(origin.folder)), "undo")
+    except StepFailure:
+        return False
 
 
 def execute(
@@ -63,7 +131,9 @@ def execute(
     lock: int,
     listener: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> tuple[list[dict[str, Any]], int, dict[str, Any] | None]:
-    """Carry out a plan. Stops at the first failure; what was undone stays undone."""
+    """Carry out a plan; `listener` is told the events. Stops at the first failure; what was undone
+    stays undone."""
+    made = {one.id: one for one in _made(book, workspace, [entry["id"] for entry in entries])}
     run = workspace.new_run()
     redactor = Redactor(book["secrets"])
     journal = Journal(redactor, listener)
@@ -80,7 +150,6 @@ def execute(
     )
     workspace.point_latest(run)
     workspace.claim(lock, run.name)
-    looks = {step["id"]: look for step, look in _look(book, workspace)}
     done: list[dict[str, Any]] = []
     error: dict[str, Any] | None = None
     try:
@@ -90,8 +159,10 @@ def execute(
                 done.append({**entry, "state": "skipped"})
                 continue
             journal.append("undo.started", step=name)
-            if entry["decision"] == "undo":
-                error = redactor.data(_attempt(looks[name], run, workspace, lock))
+            for number, origin in enumerate(made[name].origins, 1):
+                if error is None and _undoable(origin):
+                    look = _look(workspace, book, name, origin)
+                    error = redactor.data(_attempt(look, number, run, workspace, lock))
             if error is not None:
                 journal.append("undo.failed", step=name, error=error)
                 done.append({**entry, "state": "failed"})
@@ -107,9 +178,26 @@ def execute(
     return done, code, error
 
 
-def _attempt(look: Look, run: Any, workspace: Workspace, lock: int) -> dict[str, Any] | None:
+def _look(workspace: Workspace, book: Book, name: str, origin: Origin) -> Look:
+    """What an attempt needs to know of a step."""
+    step = {"id": name, "uses": origin.uses, "folder": origin.folder}
+    look = Look(cast("Step", step))
+    look.inputs = dict(origin.inputs)
+    look.context = StepContext(
+        name,
+        namespace(origin.inputs),
+        workspace.root,
+        default_cache(),
+        secrets=frozenset(book["secrets"]),
+    )
+    return look
+
+
+def _attempt(
+    look: Look, number: int, run: Path, workspace: Workspace, lock: int
+) -> dict[str, Any] | None:
     """Undo one step; the error, if it failed."""
-    attempt = Attempt(look, 1, run, workspace, lock, action="undo")
+    attempt = Attempt(look, number, run, workspace, lock, action="undo")
     try:
         ended = False
         while not ended:

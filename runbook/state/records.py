@@ -24,10 +24,13 @@ _CHECKPOINT = {
     "seconds": _NUMBER,
     "package": str,
     "fingerprint": dict,
+    "uses": str,
+    "folder": str,
     "inputs": dict,
     "outputs": dict,
     "outputs_digest": str,
 }
+_BEGUN = {"attempt": str, "fingerprint": str, "uses": str, "folder": str, "inputs": dict}
 
 
 def digest(value: Any) -> str:
@@ -47,6 +50,17 @@ def checkpoint(record: Any, step: str) -> dict[str, Any] | None:
         return None
     if record.get("step") != step or not _has(record, _CHECKPOINT):
         return None
+    return _unsealed(record)
+
+
+def begun(record: Any) -> dict[str, Any] | None:
+    """The record of an attempt that began, if it is whole, without its digest."""
+    if not isinstance(record, dict) or not _has(record, _BEGUN):
+        return None
+    return _unsealed(record)
+
+
+def _unsealed(record: Mapping[str, Any]) -> dict[str, Any] | None:
     rest = {key: value for key, value in record.items() if key != "digest"}
     try:
         return rest if record.get("digest") == digest(rest) else None

@@ -32,7 +32,7 @@ class Workspace:
         self.latest, self.new_run = self._runs.latest, self._runs.new
         self.runs_newest_first, self.point_latest = self._runs.newest_first, self._runs.point_latest
         self.locked, self.supervisor = self._lock.locked, self._lock.supervisor
-        self.checkpoint, self.checkpointed = self._records.read, self._records.steps
+        self.checkpoint = self._records.read
         self.read_index, self.write_index = self._records.read_index, self._records.write_index
 
     def create(self) -> None:
@@ -49,6 +49,11 @@ class Workspace:
                 cause=str(error),
                 remedy="choose another folder with --workspace or RUNBOOK_WORKSPACE",
             ) from error
+
+    def recorded(self) -> list[str]:
+        """The ids of all steps of which there is a record, those included that the document no
+        longer names."""
+        return sorted({*self._records.steps(), *self.begun.steps()})
 
     def acquire(self) -> int:
         """Take the lock; see `Lock.acquire`."""

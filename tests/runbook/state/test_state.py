@@ -26,6 +26,7 @@ def record(**fields):
     """What the executor records of a success."""
     whole = {"time": TIME, "run": "r", "attempt": 1, "seconds": 0.5, "package": "1"}
     whole |= {"fingerprint": {"with": {}}, "inputs": {}, "outputs": {}, "outputs_digest": "d"}
+    whole |= {"uses": "command", "folder": "/"}
     return {**whole, **fields}
 
 

@@ -99,7 +99,11 @@ def lifted(series: str) -> Mapping[str, Any]:
     `UnknownTarget`."""
     folder = Path(series) if "/" in series else PATCHES / series
     listing = folder / SERIES_FILE
-    if not listing.is_file():
+    try:
+        there = listing.is_file()
+    except (OSError, ValueError):  # a name too long, or with a NUL
+        there = False
+    if not there:
         shipped = ", ".join(sorted(path.parent.name for path in PATCHES.glob(f"*/{SERIES_FILE}")))
         raise UnknownTarget(f"there is no patch series {series!r}; shipped are {shipped}")
     import yaml

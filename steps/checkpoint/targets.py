@@ -113,7 +113,15 @@ def lifted(series: str) -> Mapping[str, Any]:
         releases = tuple(str(release) for release in found["releases"])
         lifts = {patch["file"]: list(patch.get("lifts", [])) for patch in found["patches"]}
         names = {quirk for quirks in lifts.values() for quirk in quirks}
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:
         raise UnknownTarget(f"{listing} is not of its form: {error}") from error
     if unknown := sorted(str(name) for name in names - set(get_args(Quirk))):
         raise UnknownTarget(f"{listing}: there is no quirk {unknown[0]}")

@@ -14,6 +14,7 @@ from runbook.document.compile import BOOKS, compile_book
 from runbook.document.registry import load_step
 from runbook.steps.checkpoint.targets import Target
 from runbook.steps.common import facts
+from runbook.steps.serve import rules
 from runbook.steps.serve.command import effective, spec
 from tests.conftest import Cli
 
@@ -27,6 +28,8 @@ OUTPUTS = {
         "cpu_isa": "amx",
         "gpus": [],
         "env": {"NCCL_P2P_DISABLE": "1"},
+        "hardware": "rtx-pro-6000-x2",
+        "values": {"tensor_parallel_size": 2, "proof": ["a line"], "env": {"A": "1"}},
     },
     "toolkit": {
         "provider": "conda",
@@ -100,7 +103,7 @@ def inputs_of(book, variant="v4", outputs=OUTPUTS):
     outputs["preflight"]["variant"] = outputs["publish"]["variant"] = variant
     scope = {
         "inputs": book["inputs"],
-        "facts": {},
+        "facts": {"gpus": []},
         "workspace": "/w",
         "steps": {name: {"outputs": values} for name, values in outputs.items()},
     }
@@ -166,13 +169,56 @@ def test_flagship(tmp_path, profile):
         assert flag in argv
     env = spec(serve)["env"]
     assert env["TRITON_PTXAS_PATH"] == "/w/toolkit/bin/ptxas"
-    assert env["NCCL_P2P_DISABLE"] == "1"
+    assert env["NCCL_P2P_DISABLE"] == env["A"] == "1"
+    assert serve.proof == ["a line"]
     assert "PYTORCH_CUDA_ALLOC_CONF" not in env
     assert Target(steps["mtp"].target, steps["mtp"].series).quirks <= {
         "fp4_renames_scales",
         "experts_alike",
     }
     assert set(PROFILES) == set(steps["serve"].profiles)
+
+
+def machine(told):
+    """The facts of a machine that just meets an alternative of preflight's `hardware`."""
+    count, hopper = told["gpus"], told["gpu_architecture"] == "9.0"
+    gpus = [
+        {
+            "index": i,
+            "uuid": f"GPU-{i}",
+            "architecture": told["gpu_architecture"],
+            "memory": told["gpu_memory_mib"] << 20,
+        }
+        for i in range(count)
+    ]
+    links = [
+        {"a": a, "b": b, "kind": "NODE", "nvlinks": 18 if hopper else 0}
+        for a, b in itertools.combinations(range(count), 2)
+    ]
+    return {"gpus": gpus, "gpu_links": links}
+
+
+HARDWARE = {"rtx-pro-6000-x2": "MARLIN", "h200-x2": "HUMMING", "h100-x4": "HUMMING"}
+
+
+@pytest.mark.parametrize(("hardware", "profile"), list(itertools.product(HARDWARE, PROFILES)))
+def test_the_flagship_breaks_no_rule_on_its_hardware(tmp_path, hardware, profile):
+    book = compiled("deepseek-v4-flash", tmp_path, profile=profile)
+    told = book["steps"][0]["with"]["hardware"]
+    assert set(told) == set(HARDWARE)
+    outputs = json.loads(json.dumps(OUTPUTS))
+    on_nvlink = told[hardware]["gpu_architecture"] == "9.0"
+    outputs["preflight"] |= {
+        "values": told[hardware]["values"],
+        "env": {} if on_nvlink else {"NCCL_P2P_DISABLE": "1"},
+    }
+    serve = inputs_of(book, outputs=outputs)["serve"]
+    assert effective(serve).tensor_parallel_size == told[hardware]["gpus"]
+    assert HARDWARE[hardware] in serve.proof[0]
+    variables = set(spec(effective(serve))["env"])
+    serve.release["variables"] = sorted(variables)  # whether they are known is the build's word
+    world = rules.world(vars(serve), (), machine(told[hardware]))
+    assert list(rules.findings(world, ())) == []
 
 
 def test_the_flagship_asks_before_it_downloads(tmp_path):

@@ -32,7 +32,8 @@ class Decider:
         self.approved = approved
         self.approve_all = approve_all
         self.ahead: Collection[Step] = ()
-        """The steps of this run, until the first that is to run has them all asked."""
+        """The steps of this run: before one runs, those that come later are asked whether they
+        refuse, as far as their inputs are known then."""
         self._refused: list[str] = []
 
     def decide(self, step: Step, *, again: bool) -> Look | None:
@@ -81,10 +82,10 @@ class Decider:
         return look
 
     def _foresee(self, first: str) -> bool:
-        """Whether a step after the first one that runs refuses its inputs already: then nothing
-        runs, as all that would be for nothing."""
-        ahead, self.ahead = self.ahead, ()
-        for step in ahead:
+        """Whether a step after the one that is to run refuses its inputs already: then nothing
+        runs any more, as all that would be for nothing."""
+        self.ahead = [step for step in self.ahead if self.evaluator.foresees(step)]
+        for step in self.ahead:
             name = step["id"]
             if name == first or name in self.outcome.steps:
                 continue

@@ -209,6 +209,13 @@ class Evaluator:
             )
         return look
 
+    def foresees(self, step: CompiledStep) -> bool:
+        """Whether this kind of step can say something before the steps that it needs have run."""
+        try:
+            return hasattr(self.kind(step)[0], "foresee")
+        except StepFailure:
+            return False  # told when it is its turn
+
     def foresee(self, step: CompiledStep) -> tuple[Reason, ...]:
         """What a step can say against its inputs before the steps that it needs have run."""
         try:

@@ -8,15 +8,11 @@ from typing import Any
 
 from runbook.files import read_json
 from runbook.protocol import Check, Context, Model, PreconditionNotMet, Reason, Work
-from runbook.steps.preflight.checks import (
-    ACROSS_HOST,
-    REHEARSE,
-    chosen_links,
-    examine,
-    names,
-    suitable,
-)
+from runbook.steps.preflight.checks import examine, names
+from runbook.steps.preflight.gpus import ACROSS_HOST, chosen_links, suitable
+from runbook.steps.preflight.hardware import fitted
 from runbook.steps.preflight.machine import Machine
+from runbook.steps.preflight.measures import REHEARSE
 from runbook.steps.preflight.packages import packages
 
 RECORD = "preflight/examined.json"
@@ -32,8 +28,8 @@ class Preflight:
     Outputs = Model("runbook.steps.preflight.models:Outputs")
 
     def check(self, ctx: Context) -> Check:
-        inputs = ctx.inputs
-        machine = Machine(ctx.workspace, inputs.service)
+        machine = Machine(ctx.workspace, ctx.inputs.service)
+        inputs = fitted(machine, ctx.inputs)
         reasons = examine(machine, inputs, thorough=ctx.deep)
         failed = any(reason.severity == "error" for reason in reasons)
         if not failed and read_json(ctx.workspace / RECORD) != _identity(machine, inputs):
@@ -51,8 +47,8 @@ class Preflight:
     def apply(self, ctx: Context) -> None:
         from runbook.files import write_json
 
-        inputs = ctx.inputs
-        machine = Machine(ctx.workspace, inputs.service)
+        machine = Machine(ctx.workspace, ctx.inputs.service)
+        inputs = fitted(machine, ctx.inputs)
         reasons = examine(machine, inputs, thorough=True)
         made = names(inputs)
         ctx.log(f"{len(made)} checks: {', '.join(made)}")
@@ -109,6 +105,8 @@ def _outputs(machine: Machine, inputs: SimpleNamespace) -> dict[str, Any]:
         "variant": variant,
         "reduced": variant == "v3",
         "cpu_isa": machine.cpu["isa"],
+        "hardware": inputs.chosen,
+        "values": inputs.values,
         "gpus": suitable(machine, inputs)[: inputs.gpus] if inputs.gpus else [],
         "env": environment(machine, inputs),
     }

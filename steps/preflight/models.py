@@ -13,6 +13,19 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Hardware(Strict):
+    """One kind of machine that the book is for."""
+
+    gpus: int = Field(ge=1, description="How many NVIDIA GPUs.")
+    gpu_architecture: str | None = Field(
+        None, pattern=r"^\d+\.\d$", description="Their compute capability, as `12.0`."
+    )
+    gpu_memory_mib: int | None = Field(None, ge=1, description="Memory of each, in MiB.")
+    values: dict[str, Any] = Field(
+        default_factory=dict, description="What later steps take from it (`outputs.values`)."
+    )
+
+
 class Inputs(Strict):
     """What this machine must have."""
 
@@ -21,6 +34,11 @@ class Inputs(Strict):
     )
     skip: list[str] = Field(default_factory=list, description="Checks to leave out, by name.")
 
+    hardware: dict[str, Hardware] = Field(
+        default_factory=dict,
+        description="Alternatives by name: the first that this machine meets takes the place of "
+        "`gpus`, `gpu_architecture` and `gpu_memory_mib`.",
+    )
     gpus: int | None = Field(None, ge=1, description="How many NVIDIA GPUs.")
     gpu_architecture: str | None = Field(
         None, pattern=r"^\d+\.\d$", description="Their compute capability, as `12.0`."
@@ -100,6 +118,10 @@ class Outputs(Strict):
     )
     reduced: bool = Field(description="Whether that is less than the whole rehearsal.")
     cpu_isa: str = Field(description="The richest instruction set of the processor.")
+    hardware: str | None = Field(None, description="Which of the alternatives this machine is.")
+    values: dict[str, Any] = Field(
+        default_factory=dict, description="What that alternative gives to later steps."
+    )
     gpus: list[dict[str, Any]] = Field(description="The GPUs that fulfil the conditions.")
     env: dict[str, str] = Field(
         description="Environment for the server that this machine needs: which GPUs, how they "

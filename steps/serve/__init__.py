@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from runbook.protocol import Check, Context, Json, Model, PreconditionNotMet, Reason, Work
+from runbook.remedy import Remedy
 from runbook.steps.common import endpoint
 from runbook.steps.common.service import Service
 from runbook.steps.serve import key
@@ -134,6 +135,16 @@ def _advice(running: Service, inputs: SimpleNamespace) -> list[Reason]:
                 "kv_cache_below_max_num_seqs",
                 f"the KV cache holds {fits:g} requests of full length, max_num_seqs is {wanted}",
                 "lower max_model_len or max_num_seqs of the serve step",
+                "warning",
+            )
+        )
+    if unproven := running.found.get("unproven"):
+        said = "; ".join(running.found.get("backends") or []) or "nothing of a backend"
+        found.append(
+            Reason(
+                "backend_unexpected",
+                f"the log of the start does not say {' nor '.join(unproven)}; it says {said}",
+                Remedy("logs", ("{step}",), text="{command} has why another was taken"),
                 "warning",
             )
         )

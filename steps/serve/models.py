@@ -169,6 +169,11 @@ class Inputs(Flags):
     release: Release = Field(
         default_factory=lambda: Release.model_validate({}), description="The vLLM that serves."
     )
+    proof: list[str] = Field(
+        default_factory=list,
+        description="Words that the log of a start must have, as the name of the kernels' backend; "
+        "a start without them is a finding.",
+    )
     override: list[str] = Field(
         default_factory=list, description="Rules, by id, that are only to warn (`rules.yaml`)."
     )
@@ -248,6 +253,12 @@ class Outputs(Strict):
     draft_head_shared: bool | None = Field(
         description="True if the log says that the draft shares the target's embedding and head; "
         "null if it does not, which proves nothing."
+    )
+    unproven: list[str] = Field(
+        default_factory=list, description="Of `proof`, what the log of the start did not say."
+    )
+    backends: list[str] = Field(
+        default_factory=list, description="The backends of the experts that its log names."
     )
     drafted: int | None = Field(None, description="Tokens drafted while it started.")
     accepted: int | None = Field(None, description="Of these, tokens accepted.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 import time
 from pathlib import Path
@@ -30,6 +31,7 @@ NEAR_LIMIT = 0.9
 LONG_ANSWER = 16
 """Tokens generated for a prompt near the limit."""
 LEAST_VOCABULARY = 1000
+BACKEND = re.compile(r"Using '\w+'[\w ]* MoE backend")
 STEPS = "vllm:iteration_tokens_total_count"
 """Count of the histogram of tokens in each step of the engine (vllm/v1/metrics/loggers.py)."""
 
@@ -45,6 +47,8 @@ class Startup(startup.Startup):
         self.api = Api(inputs.host, inputs.port, key.read(key.path(running.folder, inputs)))
         self.watchdog = Watchdog(running, jit.folders(running.spec))
         self.serves = False
+        self.unproven: list[str] = list(inputs.proof)
+        self.backends: set[str] = set()
 
     def wait(self) -> dict[str, Any]:
         """What was learnt of the server. Raises StepFailure if it will not become ready."""
@@ -70,6 +74,8 @@ class Startup(startup.Startup):
             "draft_head_shared": reader.draft_shares if self._drafts() else None,
             **drafts,
             "near_limit_tokens": longest,
+            "unproven": self.unproven,
+            "backends": sorted(self.backends),
             **self._seconds(),
         }
 
@@ -90,6 +96,9 @@ class Startup(startup.Startup):
             self.ctx.progress(at.done, at.total, at.unit, words)
 
     def take(self, line: str) -> None:
+        self.unproven = [words for words in self.unproven if words not in line]
+        if (told := BACKEND.search(line)) is not None:
+            self.backends.add(told[0])
         if (at := self.reader.feed(line)) is not None:
             self.clock.enter(at.phase)
             self.ctx.progress(at.done, at.total, at.unit, at.words)

@@ -45,6 +45,17 @@ def test_a_run_ends_before_anything_runs(chain):
     }
 
 
+def test_what_an_earlier_step_tells_is_heeded_before_the_next_runs(cli):
+    mood = "{{ 'refuses' if steps.one.outputs.content else 'well' }}"
+    cli.book = write_book(
+        cli.home, {"id": "one"}, {"id": "two"}, {"id": "three", "with": {"mood": mood}}
+    )
+    answer = cli.json("run", code=3)
+    assert answer["error"]["step"] == "three"
+    assert (cli.workspace / "one").exists()
+    assert not (cli.workspace / "two").exists()
+
+
 def test_what_is_not_to_run_is_not_asked(chain):
     chain.json("run", "--until", "one")
     assert (chain.workspace / "one").exists()

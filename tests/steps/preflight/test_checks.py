@@ -14,8 +14,10 @@ import pytest
 import yaml
 
 from runbook.steps.preflight import environment, share
-from runbook.steps.preflight.checks import CHECKS, THOROUGH, examine, version
+from runbook.steps.preflight.checks import CHECKS, THOROUGH, examine
+from runbook.steps.preflight.hardware import fitted
 from runbook.steps.preflight.machine import Machine
+from runbook.steps.preflight.measures import version
 from runbook.steps.preflight.models import Inputs
 
 DATA = yaml.safe_load(Path(__file__).with_name("cases.yaml").read_text())
@@ -74,8 +76,8 @@ def described(changes, folder):
 @pytest.mark.parametrize("case", DATA["cases"], ids=lambda case: case["name"])
 def test_case(case, tmp_path):
     want = case.get("replace") or DATA["want"] | (case.get("want") or {})
-    inputs = SimpleNamespace(**Inputs(**want).model_dump(mode="json"))
     machine = described(case.get("machine"), tmp_path)
+    inputs = fitted(machine, SimpleNamespace(**Inputs(**want).model_dump(mode="json")))
     reasons = examine(machine, inputs, thorough=True)
     assert [reason.code for reason in reasons] == case["codes"]
     assert all(reason.message and reason.remedy for reason in reasons)
@@ -83,6 +85,8 @@ def test_case(case, tmp_path):
     assert (not errors) == case.get("ok", not case["codes"])
     if "says" in case:
         assert case["says"] in reasons[0].message
+    if "chosen" in case:
+        assert (inputs.chosen, inputs.values) == tuple(case["chosen"])
     if "env" in case:
         assert environment(machine, inputs) == case["env"]
 
@@ -92,10 +96,11 @@ def test_quick_checks_start_no_program(tmp_path, monkeypatch):
         raise AssertionError("a quick check starts a program")
 
     monkeypatch.setattr("subprocess.Popen", no_program)
-    inputs = SimpleNamespace(**Inputs(**DATA["want"]).model_dump(mode="json"))
-    examine(Machine(tmp_path, "serve"), inputs, thorough=False)
+    machine = Machine(tmp_path, "serve")
+    inputs = fitted(machine, SimpleNamespace(**Inputs(**DATA["want"]).model_dump(mode="json")))
+    examine(machine, inputs, thorough=False)
     with pytest.raises(AssertionError):
-        examine(Machine(tmp_path, "serve"), inputs, thorough=True)
+        examine(machine, inputs, thorough=True)
 
 
 def test_every_check_has_a_line_that_says_what_it_is():

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from runbook.steps.common.stamp import Stamp
 from runbook.steps.publish import git
 
 Access = Literal["open", "gated", "private"]
 
+KIND = "publish"
+"""Of the stamp that is the manifest."""
 LARGE = 10 * 2**20
 """The hub keeps files above 10 MiB, and all of these kinds, in large file storage."""
 LARGE_KINDS = (".safetensors", ".bin", ".gguf", ".npz", ".pt")
@@ -83,14 +85,13 @@ class Repository:
 
     @classmethod
     def load(cls, manifest: Path) -> Repository:
-        data = json.loads(manifest.read_text())
-        return cls(
-            data["name"],
-            data["revision"],
-            Path(data["folder"]),
-            tuple(File(**f) for f in data["files"]),
-            data["access"],
-        )
+        """By the stamp that the step leaves. Raises ValueError for a manifest that is none."""
+        made = Stamp.read(manifest, KIND)
+        if made is None:
+            raise ValueError(f"{manifest} is no manifest")
+        data = made.made
+        files = tuple(File(**f) for f in data["files"])
+        return cls(data["name"], data["revision"], Path(data["folder"]), files, data["access"])
 
     @classmethod
     def of(cls, folder: Path, name: str, access: Access = "open") -> Repository:

@@ -28,7 +28,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runbook.process import Identity
-from runbook.steps.publish.repository import Repository
+from runbook.steps.common.stamp import Stamp
+from runbook.steps.publish.repository import KIND, Repository
 
 NAME = "runbook/benchmark"
 FILES = 4
@@ -70,7 +71,7 @@ class Bench:
         self.total = sum(f.size for f in repository.files)
         self.names = [f.path for f in repository.files]
         manifest, state = self.folder / "manifest.json", self.folder / "server.json"
-        manifest.write_text(json.dumps(repository.dump()))
+        Stamp(KIND, made=repository.dump()).write(manifest)
         argv = [sys.executable, "-m", "runbook.steps.publish.server"]
         argv += ["--manifest", str(manifest), "--state", str(state)]
         self.log = (self.folder / "server.log").open("w")

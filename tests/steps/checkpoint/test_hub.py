@@ -16,8 +16,9 @@ from runbook.protocol import StepFailure
 from runbook.steps.checkpoint.checkpoint import CheckpointError, open_folder
 from runbook.steps.checkpoint.hub import open_repository
 from runbook.steps.checkpoint.lint import examine, subject
+from runbook.steps.publish.handler import Handler
 from runbook.steps.publish.repository import File, Repository
-from runbook.steps.publish.server import Handler, start
+from runbook.steps.publish.server import start
 from tests.steps.mtp import tiny
 from tests.steps.mtp.defects import V33, clean
 

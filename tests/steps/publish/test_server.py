@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 from urllib.parse import urlsplit
 
 import huggingface_hub
@@ -17,8 +16,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from runbook.steps.publish.repository import Repository
-from runbook.steps.publish.server import parse_range, start
+from runbook.steps.common.stamp import Stamp
+from runbook.steps.publish.handler import parse_range
+from runbook.steps.publish.repository import KIND, Repository
+from runbook.steps.publish.server import start
 from tests.steps.common.hub.hub import write_repository
 
 NAME = "org/tiny"
@@ -204,5 +205,56 @@ def test_listens_on_the_loopback_only(serve):
 
 def test_manifest_is_read_back(folder, tmp_path):
     repository = Repository.of(folder, NAME)
-    (tmp_path / "m.json").write_text(json.dumps(repository.dump()))
+    Stamp(KIND, made=repository.dump()).write(tmp_path / "m.json")
     assert Repository.load(tmp_path / "m.json") == repository
+    (tmp_path / "m.json").write_text("{}")
+    with pytest.raises(ValueError, match="no manifest"):
+        Repository.load(tmp_path / "m.json")
+
+
+BIG = "9" * 5000
+PATHS_INFO = f"POST /api/models/{NAME}/paths-info/main HTTP/1.1\r\n"
+BODIES = [b"{", b"[]", b"7", b'{"paths":7}', b'{"paths":[7]}', b"{}", b"\xff", b"[" * 9999]
+MALFORMED = [
+    # A request without the headers that each has, its body, the status of the answer.
+    (f"GET /api/models/{NAME}/tree/main?limit=x HTTP/1.1", b"", 400),
+    (f"GET /api/models/{NAME}/tree/main?limit=-1 HTTP/1.1", b"", 400),
+    (f"GET /api/models/{NAME}/tree/main?limit=0 HTTP/1.1", b"", 400),
+    (f"GET /api/models/{NAME}/tree/main?cursor={BIG} HTTP/1.1", b"", 400),
+    (f"GET /api/models/{NAME}/tree/main?cursor=%ff HTTP/1.1", b"", 400),
+    (f"GET /{NAME}/resolve/main/%ff HTTP/1.1", b"", 400),
+    (f"GET /{NAME}/resolve/main/a%00b HTTP/1.1", b"", 400),
+    (f"GET /{NAME}/resolve/main%0a/a%0d%0ab HTTP/1.1", b"", 400),
+    ("GET http://[::1 HTTP/1.1", b"", 400),
+    (f"{PATHS_INFO}Content-Length: x", b"", 400),
+    (f"{PATHS_INFO}Content-Length: -5", b"", 400),
+    (f"{PATHS_INFO}Content-Length: {BIG}", b"", 413),
+    (f"{PATHS_INFO}Content-Length: 9999999", b"", 413),
+    (f"{PATHS_INFO}Transfer-Encoding: chunked", b"", 400),
+    *(
+        (f"{PATHS_INFO}Content-Type: application/json\r\nContent-Length: {len(body)}", body, 400)
+        for body in BODIES
+    ),
+    (f"{PATHS_INFO}Content-Length: 8", b"paths=%f", 200),
+    (f"GET /api/models/{NAME}/revision/\xe9 HTTP/1.1", b"", 404),
+    (f"GET /{NAME}/resolve/main/config.json HTTP/1.1\r\nRange: bytes={BIG}-", b"", 200),
+    ("GET", b"", 400),
+    ("GET / HTTP/9.9", b"", 505),
+    ("BREW / HTTP/1.1", b"", 501),
+]
+
+
+@pytest.mark.parametrize(("request_", "body", "status"), MALFORMED)
+def test_malformed_requests(serve, capsys, request_, body, status):
+    import socket
+
+    hub = serve()
+    with socket.create_connection(hub.server_address) as connection:
+        head = f"{request_}\r\nHost: x\r\nConnection: close\r\n\r\n".encode("latin-1")
+        connection.sendall(head + body)
+        answer = b""
+        while data := connection.recv(65536):
+            answer += data
+    first = answer.partition(b"\r\n")[0]
+    assert str(status).encode() in (first if first.startswith(b"HTTP") else answer), answer[:300]
+    assert "Traceback" not in capsys.readouterr().err

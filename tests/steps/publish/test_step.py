@@ -15,7 +15,8 @@ from runbook.planning.context import StepContext, namespace
 from runbook.process import Identity, session_members
 from runbook.protocol import StepFailure
 from runbook.steps.common import service
-from runbook.steps.publish import SERVING, Hub, Publish, answers, listens
+from runbook.steps.publish import Publish
+from runbook.steps.publish.local_hub import SERVING, LocalHub, answers, listens
 from runbook.steps.weights import Weights
 
 
@@ -89,7 +90,7 @@ def test_killed_server_comes_back_on_the_same_port(publish):
 
 
 def test_stopped_server_is_found_silent_and_replaced(publish, monkeypatch):
-    monkeypatch.setattr("runbook.steps.publish.PROBE_SECONDS", 0.2)
+    monkeypatch.setattr("runbook.steps.publish.local_hub.PROBE_SECONDS", 0.2)
     step, ctx = Publish(), publish()
     step.apply(ctx)
     before = step.check(ctx).outputs
@@ -107,7 +108,7 @@ def test_remembered_port_that_someone_took(publish):
     step, ctx = Publish(), publish()
     step.apply(ctx)
     before = step.check(ctx).outputs
-    Hub.of(ctx).stop()
+    LocalHub.of(ctx).stop()
     port = int(before["hub_endpoint"].rpartition(":")[2])
     with socket.create_server(("127.0.0.1", port)):
         step.apply(ctx)
@@ -123,7 +124,7 @@ def test_changed_checkpoint_is_written_again(publish):
     step, ctx = Publish(), publish()
     step.apply(ctx)
     revision = step.check(ctx).outputs["revision"]
-    folder = Hub.of(ctx).checkpoint
+    folder = LocalHub.of(ctx).checkpoint
     (folder / "config.json").write_text("{}")
     assert code(ctx) == "checkpoint_changed"
     step.apply(ctx)
@@ -206,7 +207,7 @@ def test_server_of_a_killed_attempt_is_no_second_one(publish, tmp_path):
     """The attempt was killed after it had started the server, before the server said so."""
     step, ctx = Publish(), publish()
     step.apply(ctx)
-    hub = Hub.of(ctx)
+    hub = LocalHub.of(ctx)
     hub.stop()
     (hub.server / SERVING).unlink()
     service.start(hub.server, hub.spec(0))
@@ -217,7 +218,7 @@ def test_server_of_a_killed_attempt_is_no_second_one(publish, tmp_path):
 def test_server_of_a_killed_attempt_with_other_inputs_is_replaced(publish, tmp_path):
     step, ctx = Publish(), publish()
     step.apply(ctx)
-    hub = Hub.of(ctx)
+    hub = LocalHub.of(ctx)
     hub.stop()
     (hub.server / SERVING).unlink()
     orphan = service.start(hub.server, hub.spec(0))
@@ -230,9 +231,9 @@ def test_server_of_a_killed_attempt_with_other_inputs_is_replaced(publish, tmp_p
 def test_a_server_that_cannot_start_is_told_in_its_own_words(publish, monkeypatch):
     step, ctx = Publish(), publish()
     step.apply(ctx)
-    hub = Hub.of(ctx)
+    hub = LocalHub.of(ctx)
     hub.stop()
-    monkeypatch.setattr(Hub, "spec", lambda self, port: broken)
+    monkeypatch.setattr(LocalHub, "spec", lambda self, port: broken)
     broken = {"argv": [sys.executable, "-c", "raise OSError('no hub')"], "env": {}, "path": []}
     with pytest.raises(StepFailure) as failure:
         step.apply(ctx)

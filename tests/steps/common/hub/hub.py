@@ -14,9 +14,10 @@ from pathlib import Path
 
 from runbook.planning.context import StepContext, namespace
 from runbook.steps.common.hub.transfer import Tuning
-from runbook.steps.publish import HOST
+from runbook.steps.publish.handler import Handler
+from runbook.steps.publish.local_hub import HOST
 from runbook.steps.publish.repository import File, Repository
-from runbook.steps.publish.server import Handler, Server
+from runbook.steps.publish.server import Server
 from runbook.steps.weights.models import Inputs
 
 PIECE = 8 << 10

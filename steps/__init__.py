@@ -34,6 +34,16 @@ EXCERPT = "runbook.steps.common.diagnoses:excerpt"
 # The verbs that steps add. `answers` is called with what the verb takes and the folder that
 # workspaces share; `answer` is the shape of the answer's body. A name with dashes is an option.
 VERBS: dict[str, Any] = {
+    "diagnose": {
+        "help": "Tell what failed, from a log: FILE, or standard input.\n\nAny log will do: of "
+        "vLLM, a build, pip, uv, nvcc, the kernel.",
+        "answers": "runbook.steps.verbs:diagnose",
+        "answer": "runbook.steps.verbs:Diagnose",
+        "takes": [
+            {"name": "file", "default": "-"},
+            {"name": "--kind", "help": "The kind of step whose log it is; default: any."},
+        ],
+    },
     "lint": {
         "help": "Examine a CHECKPOINT (a folder, or org/name[@revision] on the hub) by its headers "
         "alone.\n\nExits 3 if a finding is an error for the target.",

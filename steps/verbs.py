@@ -1,4 +1,4 @@
-"""The verbs that steps add to the program: `runbook lint` and `runbook patches`.
+"""The verbs that steps add to the program: `runbook diagnose`, `lint` and `patches`.
 
 Each gives plain data, which the program prints: `body`, the fields of its JSON answer; `text`, or
 `rows` of a table, for people; `error`, if there is one: then the exit code is 3.
@@ -12,6 +12,7 @@ from typing import Any, Literal
 from typing_extensions import NotRequired, TypedDict  # noqa: UP035 (pydantic before Python 3.12)
 
 from runbook.errors import USAGE, RunbookError, error_dict
+from runbook.shapes import Error
 
 # The vLLM whose needs count when none is named: release and patch series of the flagship book.
 DEFAULT_TARGET = ("0.33.0", "0.33.0")
@@ -51,6 +52,25 @@ class Lint(TypedDict):
     scales: Scales
 
 
+class Root(TypedDict):
+    """The first true error of a log. `line` counts from 1; `process`, if the log names it; `kind`,
+    the type of an exception."""
+
+    process: str
+    kind: str
+    message: str
+    line: int
+
+
+class Diagnose(TypedDict):
+    """The answer of `diagnose`. `lines` show the error with its surroundings; `diagnosis` is the
+    known failure that it is."""
+
+    root: Root | None
+    lines: list[str]
+    diagnosis: Error | None
+
+
 class PatchedFile(TypedDict):
     """A touched file, with the SHA-256 before and after; None where it is not there, or unknown."""
 
@@ -65,7 +85,6 @@ class Patch(TypedDict):
     title: str
     state: Literal["absent", "applied", "conflicting", "not_needed"] | None
     conflict: str | None
-    reason: str
     source: str | None
     why: str
     symptom: str
@@ -143,8 +162,61 @@ def patches(*, target: str | None, workspace: Path | None, lock: str | None, cac
         for name in ([target] if target is not None else targets())
         for entry in table(name, lock=lock, workspace=workspace, cache=cache)
     ]
-    rows = [
-        [e["target"], e["id"], e["state"] or "not examined", e["reason"] or e["title"]]
-        for e in entries
-    ]
+    rows = [[e["target"], e["id"], e["state"] or "not examined", e["title"]] for e in entries]
     return {"body": {"patches": entries}, "rows": rows}
+
+
+MOST_LOG = 64 << 20
+"""Bytes of a log that are read, its end: what failed is there."""
+
+
+def diagnose(file: str, kind: str | None, cache: Path) -> dict[str, Any]:
+    """What a log of any origin says of a failure."""
+    from runbook.steps.common.diagnoses import diagnose as known_failure
+    from runbook.steps.common.diagnoses import excerpt, root_error
+
+    text = _read_log(file)
+    lines = text.splitlines()
+    error, known = root_error(text), known_failure(kind or "", text)
+    shown = [lines[number] for number in excerpt(text)]
+    if not shown and known is not None:
+        shown = known.line.splitlines()
+    said = known.failure("a known failure", "") if known is not None else None
+    body = {
+        "root": error
+        and {
+            "process": error.process,
+            "kind": error.kind,
+            "message": error.message,
+            "line": error.first + 1,
+        },
+        "lines": shown,
+        "diagnosis": said and said.error_dict(),
+    }
+    if not shown:
+        text = "no failure is to be seen in it"
+    else:
+        told = [f"{said.code}: {said.cause}", f"remedy: {said.remedy}"] if said else []
+        text = "\n".join([*shown, *(["", *told] if told else [])])
+    return {"body": body, "text": text}
+
+
+def _read_log(file: str) -> str:
+    import os
+    import sys
+
+    try:
+        if file == "-":
+            return sys.stdin.buffer.read(MOST_LOG).decode(errors="replace")
+        with open(file, "rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(0, size - MOST_LOG))
+            return log.read().decode(errors="replace")
+    except OSError as problem:
+        raise RunbookError(
+            f"cannot read {file}",
+            code="not_readable",
+            exit_code=USAGE,
+            cause=str(problem),
+            remedy="name a log file, or give its text on standard input",
+        ) from problem

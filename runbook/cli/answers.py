@@ -102,6 +102,29 @@ class Logs(Envelope):
     diagnosis: Error | None
 
 
+class Report(Envelope):
+    """`bytes`: of the file at `path`."""
+
+    kind: Literal["report"]
+    path: str
+    bytes: int
+
+
+class Packed(TypedDict):
+    """A file in the archive."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Bundle(Envelope):
+    kind: Literal["bundle"]
+    path: str
+    bytes: int
+    files: list[Packed]
+
+
 class Events(Envelope):
     kind: Literal["events"]
     run: RunSummary | None

@@ -1,4 +1,4 @@
-"""The verbs that tell of the program itself: list, schema, completion."""
+"""The verbs that tell of the program itself: list, schema, completion, mcp."""
 
 from __future__ import annotations
 
@@ -66,3 +66,21 @@ def completion(shell: str) -> None:
     assert found is not None
     group = click.get_current_context().find_root().command
     print(found(group, {}, "runbook", "_RUNBOOK_COMPLETE").source())
+
+
+@click.command()
+def mcp() -> None:
+    """Serve the verbs as tools of the Model Context Protocol, over standard input and output."""
+    import importlib.util
+
+    if importlib.util.find_spec("mcp") is None:
+        raise RunbookError(
+            "the package mcp is not installed",
+            code="extra_missing",
+            exit_code=errors.PRECONDITION,
+            cause="it comes with the extra `mcp` only",
+            remedy="install runbook with it: `pip install 'runbook[mcp]'`",
+        )
+    from runbook.cli.mcp import serve
+
+    serve()

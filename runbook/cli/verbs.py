@@ -48,9 +48,12 @@ VERBS: dict[str, Verb] = {
         sets=True,
         inputs=True,
     ),
+    "report": Verb("runbook.cli.reporting:report", "runbook.cli.answers:Report"),
+    "bundle": Verb("runbook.cli.reporting:bundle", "runbook.cli.answers:Bundle"),
     "list": Verb("runbook.cli.telling:list_books", "runbook.cli.answers:List", book=False),
     "schema": Verb("runbook.cli.telling:schema", book=False),
     "completion": Verb("runbook.cli.telling:completion", book=False),
+    "mcp": Verb("runbook.cli.telling:mcp", book=False),
 }
 
 

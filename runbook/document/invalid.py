@@ -17,7 +17,6 @@ from runbook.document.nodes import Node, Path
 from runbook.document.source import Source
 from runbook.document.words import describe
 from runbook.protocol import Json
-from runbook.redact import without_password
 
 _EXPECTED = {
     "string_type": "text",
@@ -187,10 +186,10 @@ def _words(error: Mapping[str, Any], value: Json) -> tuple[str, str, str, str]:
 
 
 def shown(value: Any) -> str:
-    """A scalar as it is shown in a message, cut if long, without the logins of URLs."""
+    """A scalar as it is shown in a message, cut if long."""
     if value is None or isinstance(value, (dict, list)):
         return " without items" if value in ([], {}) else ""
-    text = without_password(value, "***@") if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value)
     return f" `{text if len(text) <= 60 else text[:57] + '...'}`"
 
 

@@ -1,0 +1,81 @@
+"""The page and the archive that are handed on: what they hold, and that no secret is in them."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from runbook.state import story
+from tests.runbook.helpers import write_book
+
+
+@pytest.fixture
+def failed(cli):
+    """A run of three steps: one that holds, one that fails, one that waits for it."""
+    steps = (
+        {"id": "first", "with": {"seconds": 0.2}},
+        {"id": "bad", "with": {"mood": "fails"}},
+        {"id": "last", "with": {"content": "<script>alert(1)</script>"}},
+    )
+    cli.book = write_book(cli.home, *steps)
+    cli.json("run", code=1)
+    return cli
+
+
+def test_the_page_tells_steps_runs_and_outputs_and_needs_no_network(failed):
+    answer = failed.json("report", "--output", "page.html")
+    page = Path(answer["path"]).read_text()
+    assert len(page.encode()) == answer["bytes"]
+    for told in ("first", "a bad mood", "remedy: cheer it up", 'class="bar failed"', "done"):
+        assert told in page
+    assert not re.search(r"(?:src|href)=|https?://|<script", page)
+
+
+def test_what_documents_say_is_text_on_the_page(failed):
+    failed.book = write_book(
+        failed.home, {"id": "first", "with": {"content": "<script>alert(1)</script>"}}
+    )
+    failed.json("run")
+    page = Path(failed.json("report")["path"]).read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_story_has_each_attempt_with_its_times_and_its_end(failed):
+    (run,) = story.runs([(failed.workspace / ".runbook" / "latest").resolve()])
+    assert [(a["step"], a["outcome"]) for a in run["attempts"]] == [
+        ("first", "succeeded"),
+        ("bad", "failed"),
+    ]
+    assert all(0 <= a["start"] <= a["end"] <= run["seconds"] for a in run["attempts"])
+    assert run["exit_code"] == 1
+    assert run["attempts"][0]["rates"]["seconds"]["done"] > 0
+
+
+def test_the_archive_holds_what_helps_and_no_secret(cli):
+    secret = 's3cret/väl "ue'
+    cli.environment["MY_TOKEN"] = secret
+    cli.book = write_book(cli.home, {"id": "one", "with": {"mood": "tells"}}, secrets=["MY_TOKEN"])
+    cli.json("run", code=1)
+    answer = cli.json("bundle")
+    names = {entry["name"].rpartition("/")[2] for entry in answer["files"]}
+    assert {"document.json", "status.json", "machine.json", "packages.txt"} <= names
+    assert {"journal.ndjson", "runbook.yaml", "one.1.log"} <= names
+    with tarfile.open(answer["path"]) as archive:
+        for member in archive.getmembers():
+            assert member.mode == 0o600
+            content = archive.extractfile(member).read()
+            assert secret.encode() not in content
+            assert b"v\\u00e4l" not in content
+    assert Path(answer["path"]).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("verb", ["report", "bundle"])
+def test_nothing_is_handed_on_before_a_run(cli, verb):
+    cli.book = write_book(cli.home, {"id": "one"})
+    answer = cli.json(verb, code=3)
+    assert answer["error"]["code"] == "never_ran"
+    assert f"runbook run {cli.book}" in answer["error"]["remedy"]

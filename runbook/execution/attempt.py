@@ -15,7 +15,7 @@ from runbook.errors import error_dict
 from runbook.execution.attempts import tail
 from runbook.planning.evaluate import Look
 from runbook.process import MARK, Identity, attempt_mark, marked, session_members, stop
-from runbook.remedy import Remedy
+from runbook.remedy import Remedy, load
 from runbook.state.workspace import Workspace
 
 GRACE = 10.0
@@ -148,6 +148,7 @@ class Attempt:
         if result is not None and result["type"] == "failure":
             fields = ("code", "message", "cause", "remedy", "retryable", "where")
             given = {key: result[key] for key in fields if key in result}
+            given["remedy"] = load(given.get("remedy", ""))
             return error_dict(**given, log=str(self.log))
         if self.status is not None and self.status < 0:
             number = -self.status

@@ -24,6 +24,7 @@ from runbook.planning.evaluate import Facts
 from runbook.process import MARK, marked, stop
 from runbook.protocol import Cancelled, Hooks, StepFailure
 from runbook.redact import Redactor
+from runbook.remedy import dump
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 PROGRESS_INTERVAL = 0.1
@@ -136,7 +137,7 @@ def _run_step(
             code=failure.code,
             message=failure.message,
             cause=failure.cause,
-            remedy=failure.remedy,
+            remedy=dump(failure.remedy),
             retryable=failure.retryable,
             where=failure.where,
             exit_code=failure.exit_code,

@@ -101,7 +101,9 @@ class Drive:
         (site / "runbook.pth").write_text(f"{PROJECT}\n")
         for name, line in SCRIPTS.items():
             script = ENVIRONMENT / "bin" / name
-            text = f"#!{ENVIRONMENT}/bin/python\nimport sys\n\n{line}\n\nsys.exit(main())\n"
+            # Guarded, since the engine's processes are spawned: they import this file again.
+            guarded = 'if __name__ == "__main__":\n    sys.exit(main())\n'
+            text = f"#!{ENVIRONMENT}/bin/python\nimport sys\n\n{line}\n\n{guarded}"
             script.write_text(text)
             script.chmod(0o755)
         compile_all = [ENVIRONMENT / "bin/python", "-m", "compileall", "-q", "-j", "0"]

@@ -8,6 +8,7 @@ import time
 from pydantic import BaseModel
 
 from runbook.protocol import Check, PreconditionNotMet, Reason, StepFailure
+from runbook.remedy import Remedy
 
 
 class Inputs(BaseModel):
@@ -84,6 +85,9 @@ class Work:
             raise StepFailure("it failed", cause="a bad day", retryable=True)
         if mood == "fails once" and diary.read_text().count(f"{ctx.step} began") == 1:
             raise StepFailure("it failed", cause="only once", retryable=True)
+        if mood == "fails and says what to do":
+            remedy = Remedy("run", ("--force", "{step}"), text="rest a while, then {command}")
+            raise StepFailure("it failed", remedy=remedy)
         if mood == "precondition":
             raise PreconditionNotMet("no card", remedy="buy one")
         if mood == "crashes":

@@ -395,3 +395,12 @@ def test_what_a_step_starts_heeds_sigint(cli):
     subprocess.run(background, env=cli.environment, cwd=cli.home, check=True)
     ignored = int((cli.workspace / "ignored").read_text().split()[1], 16)
     assert not ignored & (1 << signal.SIGINT - 1 | 1 << signal.SIGTERM - 1)
+
+
+def test_a_remedy_that_a_step_gives_as_data_is_a_complete_command(cli):
+    book(cli, {"id": "one", "with": {"mood": "fails and says what to do"}})
+    for answer in (cli.json("run", code=1), cli.json("wait", code=1)):
+        remedy = answer["error"]["remedy"]
+        assert remedy == f"rest a while, then `runbook run {cli.book} --force one`"
+    (entry,) = cli.json("status")["steps"]
+    assert entry["error"]["remedy"] == remedy

@@ -68,10 +68,13 @@ COMMON = frozenset(
 )
 
 _named: set[str] = set()
+_OF_URLS = re.compile(r"PROXY|ENDPOINT|URL|INDEX|MIRROR|CHANNEL", re.IGNORECASE)
+_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)([^/@\s'\"<>`]*)@", re.IGNORECASE)
 
 
 class Redactor:
-    """Replaces the values of the named environment variables by `[NAME]`.
+    """Replaces the values of the named environment variables by `[NAME]`, and with them what no
+    document declares: the token of the hub's login and passwords in URLs of the environment.
 
     What is looked for: the value, each of its lines if it has several, and the forms that these
     take in URLs, JSON, Python, base64 (whatever stands before them) and hexadecimal. `feed` works
@@ -86,7 +89,7 @@ class Redactor:
                 raise _refused(name, why)
         _named.update(values)
         forms: dict[bytes, bytes] = {}
-        for name, value in values.items():
+        for name, value in (*values.items(), *_undeclared()):
             for form in _forms(value):
                 forms.setdefault(form, f"[{name}]".encode())
         self._forms = forms
@@ -159,6 +162,41 @@ class Redactor:
         """Whether a form begins with `part` and is longer."""
         index = bisect.bisect_right(self._sorted, part)
         return index < len(self._sorted) and self._sorted[index].startswith(part)
+
+
+def without_password(text: str, instead: str = "") -> str:
+    """A text whose URLs do not say who logs in, and with which password."""
+    return _LOGIN.sub(rf"\1{instead}", text)
+
+
+def _undeclared() -> Iterator[tuple[str, str]]:
+    """Secrets that programs find by themselves, as (name, value): the token that `hf auth login`
+    keeps, which stands for HF_TOKEN, and the passwords of proxies, indexes and endpoints."""
+    token = _login_token()
+    if token and not unfit(token):
+        yield "HF_TOKEN", token
+    for name, value in os.environ.items():
+        if "@" in value and _OF_URLS.search(name):
+            from urllib.parse import unquote
+
+            for found in _LOGIN.finditer(value):
+                password = found[2].partition(":")[2]
+                for form in {password, unquote(password)}:
+                    if form and not unfit(form):
+                        yield name, form
+
+
+def _login_token() -> str:
+    """By the variables of huggingface_hub, which takes long to import; "" if there is none."""
+    place = os.environ.get("HF_TOKEN_PATH")
+    if not place:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        place = f"{os.environ.get('HF_HOME') or f'{base}/huggingface'}/token"
+    try:
+        with open(os.path.expanduser(place), "rb") as file:
+            return os.fsdecode(file.read(4096)).strip()
+    except OSError:
+        return ""
 
 
 def of_this_process() -> Redactor:

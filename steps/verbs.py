@@ -85,6 +85,7 @@ class Patch(TypedDict):
     title: str
     state: Literal["absent", "applied", "conflicting", "not_needed"] | None
     conflict: str | None
+    reason: str
     source: str | None
     why: str
     symptom: str
@@ -162,7 +163,10 @@ def patches(*, target: str | None, workspace: Path | None, lock: str | None, cac
         for name in ([target] if target is not None else targets())
         for entry in table(name, lock=lock, workspace=workspace, cache=cache)
     ]
-    rows = [[e["target"], e["id"], e["state"] or "not examined", e["title"]] for e in entries]
+    rows = [
+        [e["target"], e["id"], e["state"] or "not examined", e["reason"] or e["title"]]
+        for e in entries
+    ]
     return {"body": {"patches": entries}, "rows": rows}
 
 

@@ -17,6 +17,7 @@ from runbook.document.nodes import Node, Path
 from runbook.document.source import Source
 from runbook.document.words import describe
 from runbook.protocol import Json
+from runbook.redact import without_password
 
 _EXPECTED = {
     "string_type": "text",
@@ -186,10 +187,10 @@ def _words(error: Mapping[str, Any], value: Json) -> tuple[str, str, str, str]:
 
 
 def shown(value: Any) -> str:
-    """A scalar as it is shown in a message, cut if long."""
+    """A scalar as it is shown in a message, cut if long, without the logins of URLs."""
     if value is None or isinstance(value, (dict, list)):
         return " without items" if value in ([], {}) else ""
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = without_password(value, "***@") if isinstance(value, str) else json.dumps(value)
     return f" `{text if len(text) <= 60 else text[:57] + '...'}`"
 
 

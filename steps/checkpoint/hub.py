@@ -2,52 +2,164 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from runbook.steps.checkpoint.checkpoint import Checkpoint, CheckpointError, load
+from runbook.protocol import StepFailure
+from runbook.remedy import Remedy
+from runbook.steps.checkpoint.checkpoint import Checkpoint, load
+from runbook.steps.common import http
+from runbook.steps.common.hub import login, refusals
+from runbook.steps.common.hub.listing import Entry, Listing
+from runbook.steps.common.hub.refusals import Busy
+from runbook.steps.common.hub.source import Source, sources
+
+if TYPE_CHECKING:
+    import requests
 
 FIRST = 256 << 10
 """Bytes of a shard asked for at once: most headers fit, and one request is saved."""
+THREADS = 16
+TRIES = 3
+LONGEST_WAIT = 10.0
+"""Seconds between two tries, whatever the server asks for: someone sits in front of it."""
+LISTING_SECONDS = 60.0
+OWN = {"allow": [], "ignore": ["*/*"]}
+"""The files of the repository's own folder."""
+
+T = TypeVar("T")
 
 
 def open_repository(reference: str, endpoint: str | None = None) -> Checkpoint:
     """The checkpoint of a repository, `org/name` or `org/name@revision`.
 
-    Endpoint (unless given), token and proxies are those of huggingface_hub (`HF_ENDPOINT`,
-    `HF_TOKEN`, ...). Raises `CheckpointError` if the repository cannot be read.
+    Endpoint (unless given), token and network settings are those of the environment, as for the
+    step `weights`. Raises `CheckpointError` for what is no checkpoint, `StepFailure` for a
+    repository that cannot be read.
     """
-    import httpx2
-    from huggingface_hub import HfFileSystem
-
     repository, _, revision = reference.partition("@")
-    root = f"{repository}@{revision or 'main'}"
-    system = HfFileSystem(endpoint=endpoint, skip_instance_cache=True)
-    begun: dict[str, bytes] = {}
+    token = next((os.environ[n] for n in login.VARIABLES if os.environ.get(n)), None)
+    source = sources(endpoint, [], token or login.login_token())[0]
+    try:
+        listing = _patiently(
+            lambda: source.list(repository, revision or "main", OWN, LISTING_SECONDS)
+        )
+        reader = Reader(source, listing)
+        sizes = {entry.path: entry.size for entry in listing.entries}
+        return load(f"{repository}@{listing.revision}", sizes, reader.fetch, THREADS)
+    except StepFailure as failure:
+        if isinstance(failure.remedy, Remedy) and failure.remedy.verb == "run":
+            failure.remedy = Remedy("lint", (reference,), text=failure.remedy.text)
+        raise
 
-    def ranged(name: str, offset: int, length: int) -> bytes:
-        with system.open(f"{root}/{name}", "rb", cache_type="none") as file:
-            file.seek(offset)
-            data: bytes = file.read(length)
-            return data
 
-    def fetch(name: str, offset: int, length: int) -> bytes:
+class Reader:
+    """Reads files of a repository; safe to use from several threads."""
+
+    def __init__(self, source: Source, listing: Listing) -> None:
+        self._source = source
+        self._listing = listing
+        self._entries = {entry.path: entry for entry in listing.entries}
+        self._begun: dict[str, bytes] = {}
+        self._local = threading.local()
+
+    def fetch(self, name: str, offset: int, length: int) -> bytes:
+        """`length` bytes of a file, or those up to its end. Raises `StepFailure`."""
+        entry = self._entries[name]
+        length = min(length, entry.size - offset)
+        if length <= 0:
+            return b""
         if not name.endswith(".safetensors"):
-            return ranged(name, offset, length)
-        if name not in begun:
-            begun[name] = ranged(name, 0, min(FIRST, sizes[name]))
-        known = begun[name]
+            return self._ranged(entry, offset, length)
+        if name not in self._begun:
+            self._begun[name] = self._ranged(entry, 0, min(FIRST, entry.size))
+        known = self._begun[name]
         if offset + length <= len(known):
             return known[offset : offset + length]
-        return known[offset:] + ranged(name, max(offset, len(known)), offset + length - len(known))
+        rest = max(offset, len(known))
+        return known[offset:rest] + self._ranged(entry, rest, offset + length - rest)
 
-    try:
-        entries: list[Any] = system.ls(root, detail=True)
-        sizes = {
-            e["name"].rpartition("/")[2]: int(e["size"]) for e in entries if e["type"] == "file"
-        }
-        return load(root, sizes, fetch)
-    except (httpx2.HTTPError, ValueError, OSError) as error:
-        raise CheckpointError(
-            f"cannot read {repository}: {error}",
-            "check the name, the network and, for a private repository, HF_TOKEN",
-        ) from error
+    def _ranged(self, entry: Entry, offset: int, length: int) -> bytes:
+        return _patiently(lambda: self._ask(entry, offset, length))
+
+    def _ask(self, entry: Entry, offset: int, length: int) -> bytes:
+        import requests
+
+        place = self._source.location(self._listing, entry)
+        headers = {"Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}
+        if place.authorization:
+            headers["Authorization"] = place.authorization
+        try:
+            with self._session().get(place.url, headers=headers, stream=True) as response:
+                self._look(response, place.inquiry)
+                return self._body(response, entry, offset, length)
+        except requests.RequestException as error:
+            failure = http.failure(error, place.url, entry.path)
+            if not failure.retryable:
+                raise failure from error
+            raise Busy(f"{failure.message}: {failure.cause}") from error
+
+    def _session(self) -> requests.Session:
+        if not hasattr(self._local, "session"):
+            self._local.session = http.session()
+        session: requests.Session = self._local.session
+        return session
+
+    def _look(self, response: requests.Response, inquiry: Any) -> None:
+        """Hold what the hub says on the way to the content against its listing."""
+        said: dict[str, str] = {}
+        for answer in (*response.history, response):
+            if inquiry is not None and inquiry.concerns(answer.url):
+                inquiry.look(answer.status_code, answer.headers, said)
+        if response.status_code >= 400:
+            page = self._source.page(self._listing.repo)
+            raise refusals.of(
+                self._source.endpoint,
+                page,
+                self._listing.repo,
+                response.status_code,
+                response.headers,
+            )
+        if inquiry is not None:
+            inquiry.conclude(said)
+
+    def _body(self, response: requests.Response, entry: Entry, offset: int, length: int) -> bytes:
+        if response.status_code != 206 and offset:
+            raise StepFailure(
+                f"{entry.path}: the server sends whole files only",
+                code="no_ranges",
+                cause=f"HTTP status {response.status_code} for a range of the file",
+                remedy="choose another endpoint (HF_ENDPOINT), or download the checkpoint and "
+                "examine its folder",
+            )
+        parts, size = [], 0
+        for part in response.iter_content(1 << 16):
+            parts.append(part)
+            size += len(part)
+            if size >= length:
+                break
+        data = b"".join(parts)[:length]
+        if len(data) < length:
+            raise Busy(f"{entry.path}: the server sent {len(data)} of {length} bytes")
+        return data
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """What `ask` gives, asked again while the hub is busy. Raises `StepFailure`."""
+    for left in reversed(range(TRIES)):
+        try:
+            return ask()
+        except Busy as busy:
+            if not left:
+                raise StepFailure(
+                    "the hub cannot be read now",
+                    code="hub_busy",
+                    cause=str(busy),
+                    remedy=Remedy("run", text="wait a little, then {command}"),
+                    retryable=True,
+                ) from busy
+            time.sleep(min(busy.wait or 2.0 ** (TRIES - left), LONGEST_WAIT))
+    raise AssertionError

@@ -99,7 +99,11 @@ def lifted(series: str) -> Mapping[str, Any]:
     `UnknownTarget`."""
     folder = Path(series) if "/" in series else PATCHES / series
     listing = folder / SERIES_FILE
-    if not listing.is_file():
+    try:
+        there = listing.is_file()
+    except (OSError, ValueError):  # a name too long, or with a NUL
+        there = False
+    if not there:
         shipped = ", ".join(sorted(path.parent.name for path in PATCHES.glob(f"*/{SERIES_FILE}")))
         raise UnknownTarget(f"there is no patch series {series!r}; shipped are {shipped}")
     import yaml
@@ -109,7 +113,15 @@ def lifted(series: str) -> Mapping[str, Any]:
         releases = tuple(str(release) for release in found["releases"])
         lifts = {patch["file"]: list(patch.get("lifts", [])) for patch in found["patches"]}
         names = {quirk for quirks in lifts.values() for quirk in quirks}
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:
         raise UnknownTarget(f"{listing} is not of its form: {error}") from error
     if unknown := sorted(str(name) for name in names - set(get_args(Quirk))):
         raise UnknownTarget(f"{listing}: there is no quirk {unknown[0]}")

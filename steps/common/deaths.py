@@ -100,17 +100,14 @@ def describe(death: Death, count: int, kind: str) -> Reason:
     head = f"process {death.process['pid']} died at {death.at} or soon after{before}"
     finding = diagnose(kind, text)
     if finding is not None:
-        why = [finding.diagnosis.cause, finding.line.strip()]
+        why = f"{finding.diagnosis.cause} ({finding.line.strip()})"
         remedy = finding.diagnosis.remedy
-    elif (error := root_error(text)) is not None:
-        why = [str(error), *_shown(death.log)]
     else:
-        why = ["its log says nothing of it; its last lines:", *_shown(death.log)]
-    return Reason(
-        finding.diagnosis.id if finding else "server_dead",
-        "\n".join([head, *why, *death.keeper]),
-        remedy,
-    )
+        error = root_error(text)
+        shown = " / ".join(_shown(death.log))
+        why = f"{error or 'its log says nothing of it'}; the log ends: {shown}"
+    words = "; ".join([f"{head}: {why}", *death.keeper])
+    return Reason(finding.diagnosis.id if finding else "server_dead", words, remedy)
 
 
 def _shown(lines: Sequence[str]) -> list[str]:

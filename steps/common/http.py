@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from runbook.protocol import PreconditionNotMet, StepFailure
+from runbook.redact import without_password
 from runbook.remedy import Remedy
-from runbook.steps.common.network import proxy_for, without_password
+from runbook.steps.common.network import proxy_for
 
 if TYPE_CHECKING:
     import ssl

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from runbook.protocol import PreconditionNotMet, StepFailure
+from runbook.redact import without_password
 from runbook.remedy import Remedy
 
 if TYPE_CHECKING:
@@ -32,14 +33,8 @@ CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CE
 """All that are set count; certifi's are believed where none names a file."""
 PORTS = {"http": 80, "https": 443}
 
-_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/@\s'\"<>]*@", re.IGNORECASE)
 _LOGIN = re.compile(r"([a-z]+://)([^/@\s]*)@", re.IGNORECASE)
 _AGAIN = "then {command}"
-
-
-def without_password(text: str) -> str:
-    """A text whose URLs do not say who logs in, and with which password."""
-    return _PASSWORD.sub(r"\1", text)
 
 
 def split_login(url: str) -> tuple[str, str]:

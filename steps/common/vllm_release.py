@@ -130,7 +130,10 @@ def lock_path(target: str, lock: str | None) -> Path:
 def load_release(path: Path) -> Release:
     """Read a lock; raises `StepFailure` if it is absent or not of this form."""
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is not a file")
         data: dict[str, Any] = json.loads(path.read_bytes())
+        _require_types(data)
         build = data.get("build_requirements")
         return Release(
             path=path,
@@ -154,10 +157,35 @@ def load_release(path: Path) -> Release:
             cause=f"shipped are {', '.join(locks) or 'none'}",
             remedy="name a shipped target, or give `lock` the path of your own",
         ) from None
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise StepFailure(
             f"{path} is not a lock of a vLLM release",
             code="lock_malformed",
             cause=f"{type(error).__name__}: {error}",
             remedy="make lock",
         ) from error
+
+
+_TEXTS = ("distribution", "version", "local", "requirements")
+_LISTS = ("pythons", "drop_requirements")
+
+
+def _require_types(data: Any) -> None:
+    """Raises TypeError or KeyError for values that are not of their type."""
+    if not isinstance(data, dict):
+        raise TypeError("expected keys and values")
+    own = data.get("own_index", {"url": "", "wheels": {"": ""}})
+    texts = [data[name] for name in _TEXTS] + [data.get("build_requirements") or "", own["url"]]
+    for name in _LISTS:
+        if not isinstance(data[name], list):
+            raise TypeError(f"{name} must be a list")
+        texts += data[name]
+    for wheel in data["wheels"].values():
+        texts += [wheel["file"], wheel["sha256"]]
+    texts += [part for item in own["wheels"].items() for part in item]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{next(t for t in texts if not isinstance(t, str))!r:.80} must be a text")
+    numbers = [data["download_bytes"], data["disk_bytes"]]
+    numbers += [wheel["bytes"] for wheel in data["wheels"].values()]
+    if not data["pythons"] or not all(type(number) is int for number in numbers):
+        raise TypeError("sizes must be whole numbers, and pythons at least one")

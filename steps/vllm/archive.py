@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import re
 import shutil
 import tarfile
+import zlib
 from pathlib import Path
 
 from runbook.protocol import Context, StepFailure
@@ -12,6 +15,10 @@ from runbook.steps.common.store import Store, sha256_file
 
 _TIMEOUT = 60  # seconds without a byte
 _BLOCK = 1 << 20
+# What reading a damaged archive raises, by its compression; and what members raise that are a file
+# here and a folder there.
+_DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ValueError)
+_CLASHES = (FileExistsError, IsADirectoryError, NotADirectoryError)
 
 
 def obtain(ctx: Context, store: Store, location: str, sha256: str) -> Path:
@@ -104,15 +111,15 @@ def unpack(archive: Path, commit: str, folder: Path) -> None:
                     remedy="pin the commit and the archive together",
                 )
             tar.extractall(aside, filter="data")
-    except (tarfile.TarError, EOFError) as error:
+    except (*_DAMAGED, *_CLASHES) as error:
         raise StepFailure(
             f"the source archive {archive.name} cannot be unpacked",
             code="archive_malformed",
             cause=str(error),
-            remedy="pin a tar archive",
+            remedy="pin a tar archive of plain files, folders and links among them",
         ) from error
-    tops = list(aside.iterdir())
-    if len(tops) != 1 or not tops[0].is_dir():
+    tops = list(aside.iterdir()) if aside.is_dir() else []
+    if len(tops) != 1 or tops[0].is_symlink() or not tops[0].is_dir():
         raise StepFailure(
             f"the source archive {archive.name} does not have one folder on top",
             code="archive_malformed",

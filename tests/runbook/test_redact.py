@@ -161,3 +161,65 @@ def test_a_report_of_a_defect_holds_no_secret(tmp_path):
 def test_what_is_refused_counts_no_ordinary_credential():
     assert not redact.unfit("hf_abcdefghijklmnop")
     assert not redact.unfit("correct horse")
+
+
+@pytest.fixture
+def login(tmp_path, monkeypatch):
+    """As `hf auth login` leaves it."""
+    monkeypatch.delenv("HF_TOKEN_PATH", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    (tmp_path / "token").write_text("hf_of_the_login_file\n")
+    return tmp_path / "token"
+
+
+def test_the_token_of_the_login_file_is_a_secret_that_nobody_declares(login, monkeypatch):
+    assert Redactor([]).text("Bearer hf_of_the_login_file") == "Bearer [HF_TOKEN]"
+    login.write_text("short")
+    assert not Redactor([]).active
+    login.unlink()
+    assert not Redactor([]).active
+    login.mkdir()
+    assert not Redactor([]).active
+    monkeypatch.delenv("HF_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(login.parent))
+    (login.parent / "huggingface").mkdir()
+    (login.parent / "huggingface" / "token").write_text("hf_by_another_path")
+    assert Redactor([]).text("hf_by_another_path") == "[HF_TOKEN]"
+    monkeypatch.setenv("HF_TOKEN_PATH", str(login.parent / "named"))
+    (login.parent / "named").write_text("hf_by_its_own_name")
+    assert Redactor([]).text("hf_by_its_own_name") == "[HF_TOKEN]"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text", "redacted"),
+    [
+        ("HTTPS_PROXY", "http://me:pass%40word@proxy:1", "pass%40word", "[HTTPS_PROXY]"),
+        ("HTTPS_PROXY", "http://me:pass%40word@proxy:1", "pass@word", "[HTTPS_PROXY]"),
+        ("HF_ENDPOINT", "https://me:hubsecret@hub/x", "at https://me:hubsecret@hub/x",
+         "at https://me:[HF_ENDPOINT]@hub/x"),
+        ("PIP_EXTRA_INDEX_URL", "https://a https://u:indexsecret@i/", "indexsecret",
+         "[PIP_EXTRA_INDEX_URL]"),
+        ("NOTES", "http://me:password9@x", "password9", "password9"),
+        ("PIP_INDEX_URL", "https://u:indexsecret@i/simple", "u:indexsecret@", "u:[PIP_INDEX_URL]@"),
+        ("HTTPS_PROXY", "http://proxy:1", "http://proxy:1", "http://proxy:1"),
+        ("HTTPS_PROXY", "http://me@proxy:1", "http://me@proxy:1", "http://me@proxy:1"),
+    ],
+)  # fmt: skip
+def test_passwords_of_the_environment_s_urls(name, value, text, redacted, login, monkeypatch):
+    login.unlink()
+    monkeypatch.setenv(name, value)
+    assert Redactor([]).text(text) == redacted
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://u:p@host/x", "http://host/x"),
+        ("see https://token@host, and HTTP://a:b@c:1/", "see https://host, and HTTP://c:1/"),
+        ("socks5h://u:p%40q@h", "socks5h://h"),
+        ("nothing@here and http://host/a@b", "nothing@here and http://host/a@b"),
+        ("'http://u:p@h'", "'http://h'"),
+    ],
+)
+def test_passwords_are_not_shown(text, shown):
+    assert redact.without_password(text) == shown

@@ -46,6 +46,7 @@ def _dspark(about: Subject, layout: Layout) -> Iterator[Fault]:
     wanted = len(layout.mtp_prefixes)
     stored = dspark.stages_stored(about.checkpoint.index)
     yield Fault("dspark_draft", f"the draft is DSpark, of {wanted} stages")
+    yield Fault("dspark_unserved", "the draft is DSpark")
     if stored and stored != set(range(wanted)):
         there = ", ".join(map(str, sorted(stored)[:8]))
         yield Fault(

@@ -140,7 +140,12 @@ RULES: Final[Mapping[str, Rule]] = {
         "the speculative method `mtp` finds no MTP head in this checkpoint",
         "serve it with the speculative method `dspark`, or without speculation",
         "info",
-        {"dspark_absent": "error"},
+    ),
+    "dspark_unserved": Rule(
+        "this build has no DSpark draft that runs",
+        "serve without speculation, or with vLLM 0.33.0",
+        "none",
+        {"dspark_absent": "warning"},
     ),
     "dspark_stages": Rule(
         "vLLM builds another number of stages than there are: some stay uninitialised, silently",

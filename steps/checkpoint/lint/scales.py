@@ -52,6 +52,8 @@ class Sample:
     read: int = 0
 
     def __str__(self) -> str:
+        if not self.tensors:
+            return f"no value of the {self.of} scales was looked at"
         share = self.read / self.bytes if self.bytes else 1.0
         return f"{self.tensors} of {self.of} scales were looked at, {share:.2%} of their bytes"
 

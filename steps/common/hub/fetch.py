@@ -30,6 +30,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
+from runbook.redact import without_password
 from runbook.steps.common import http, network
 from runbook.steps.common.hub.refusals import Busy, asked_wait
 from runbook.steps.common.hub.source import Location
@@ -204,7 +205,7 @@ def _through(proxy: str, **options: Any) -> urllib3.ProxyManager:
 
 
 def _host(url: str) -> str:
-    return network.without_password(url).partition("://")[2].partition("/")[0]
+    return without_password(url).partition("://")[2].partition("/")[0]
 
 
 def _target(response: BaseHTTPResponse, url: str) -> str | None:

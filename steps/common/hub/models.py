@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
 REPO = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$"
-URL = r"^https?://[^/\s]+"
+# Without a login: what a book says is recorded. One for the hub may stand in HF_ENDPOINT.
+URL = r"^https?://[^/@\s]+(/[^@\s]*)?$"
 
 
 class Files(BaseModel):
@@ -35,9 +36,9 @@ class Inputs(BaseModel):
     endpoint: str | None = Field(
         default=None,
         pattern=URL,
-        description="URL of the hub; by default HF_ENDPOINT, else the public hub",
+        description="URL of the hub, without a login; by default HF_ENDPOINT, else the public hub",
     )
-    mirrors: list[str] = Field(
+    mirrors: list[Annotated[str, Field(pattern=URL)]] = Field(
         default=[],
         description="URLs of servers with the same repository, tried in order where the hub gives "
         "no bytes. What the bytes are only the hub says; the token is not sent to them",

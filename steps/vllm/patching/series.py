@@ -85,7 +85,7 @@ def _read_listing(path: Path) -> tuple[tuple[str, ...], list[tuple[str, tuple[st
 
     try:
         data = yaml.safe_load(path.read_bytes())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(str(error)) from error
     need_keys(data, {"releases", "patches"}, "a series")
     releases = _texts(data["releases"], "releases")

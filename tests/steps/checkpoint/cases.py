@@ -62,8 +62,8 @@ def listing(**values: object):
 
 DSPARK: dict[str, Defect] = {
     "a draft of DSpark": Defect("dspark_draft", dspark, severity="info"),
-    "a build without DSpark": Defect("dspark_draft", dspark, target=V22),
-    "on the CPU": Defect("dspark_draft", dspark, target=CPU),
+    "a build without DSpark": Defect("dspark_unserved", dspark, target=V22, severity="warning"),
+    "on the CPU": Defect("dspark_unserved", dspark, target=CPU, severity="warning"),
     "no stage": Defect("mtp_stripped", dspark, dropped("mtp.")),
     "the last stage missing": Defect("dspark_stages", dspark, dropped(LAST)),
     "what the last stage lacks": Defect("mtp_incomplete", dspark, dropped(LAST)),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from runbook.protocol import StepFailure
 from runbook.steps.checkpoint.checkpoint import CheckpointError, open_folder
 from runbook.steps.checkpoint.hub import open_repository
 from runbook.steps.checkpoint.lint import examine, subject
@@ -32,9 +35,12 @@ class Counting(Handler):
 
 
 @contextmanager
-def served(folder: Path, **options: Any) -> Iterator[str]:
+def served(
+    source: Path | Repository, handler: type[Handler] = Counting, **more: Any
+) -> Iterator[str]:
     Counting.sent = 0
-    servers = start(Repository.of(folder, NAME), handler=Counting, **options)
+    repository = source if isinstance(source, Repository) else Repository.of(source, NAME)
+    servers = start(repository, handler=handler, **more)
     try:
         yield servers[0].url
     finally:
@@ -73,14 +79,110 @@ def test_a_small_page_of_the_listing(tmp_path):
         assert open_repository(NAME, url).sizes == open_folder(folder).sizes
 
 
-@pytest.mark.parametrize("name", ["tests/other", "not a name", NAME + "@0123abc"])
-def test_what_cannot_be_read(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("tests/other", "repository_not_found"),
+        ("not a name", "invalid_repository"),
+        (NAME + "@0123abc", "revision_not_found"),
+    ],
+)
+def test_what_cannot_be_read(name, code, tmp_path):
     folder = clean().write(tmp_path / "c")
-    with served(folder) as url, pytest.raises(CheckpointError) as error:
+    with served(folder) as url, pytest.raises(StepFailure) as failure:
         open_repository(name, url)
-    assert "HF_TOKEN" in error.value.remedy
+    assert failure.value.code == code
+    assert "runbook run" not in str(failure.value.remedy)
 
 
-def test_nobody_answers():
-    with pytest.raises(CheckpointError):
+def test_no_checkpoint(tmp_path):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/x.gguf").write_bytes(b"GGUF")
+    with served(tmp_path / "c") as url, pytest.raises(CheckpointError, match="GGUF"):
+        open_repository(NAME, url)
+
+
+def answering(status: int) -> type[Handler]:
+    class Content(Counting):
+        """A store of content that answers so; the hub itself is well."""
+
+        def _content(self, path: str) -> None:
+            self._send(HTTPStatus(status), {"Content-Length": "0"})
+
+    return Content
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "again"),
+    [
+        (401, "repository_not_found", False),
+        (403, "hub_refused", False),
+        (404, "hub_refused", False),
+        (429, "hub_busy", True),
+        (500, "hub_busy", True),
+        (503, "hub_busy", True),
+    ],
+)
+def test_a_store_that_gives_nothing(status, code, again, tmp_path, monkeypatch):
+    monkeypatch.setattr("runbook.steps.checkpoint.hub.LONGEST_WAIT", 0.0)
+    folder = clean().write(tmp_path / "c")
+    with served(folder, answering(status)) as url, pytest.raises(StepFailure) as failure:
+        open_repository(NAME, url)
+    assert (failure.value.code, failure.value.retryable) == (code, again)
+
+
+class Whole(Counting):
+    """Sends whole files, whatever part is asked for."""
+
+    def _send_file(self, file: File, headers: dict[str, str]) -> None:
+        del self.headers["Range"]
+        super()._send_file(file, headers)
+
+
+def test_a_store_that_knows_no_ranges(tmp_path, monkeypatch):
+    folder = clean().write(tmp_path / "c")
+    with served(folder, Whole) as url:
+        assert open_repository(NAME, url).headers == open_folder(folder).headers
+    monkeypatch.setattr("runbook.steps.checkpoint.hub.FIRST", 1000)
+    with served(folder, Whole) as url, pytest.raises(StepFailure) as failure:
+        open_repository(NAME, url)
+    assert failure.value.code == "no_ranges"
+
+
+class Elsewhere(Counting):
+    """Says that the content is of another commit."""
+
+    def _send(self, status: HTTPStatus, headers: dict[str, str]) -> None:
+        if "X-Repo-Commit" in headers:
+            headers = {**headers, "X-Repo-Commit": "b" * 40}
+        super()._send(status, headers)
+
+
+def test_content_of_another_commit(tmp_path):
+    folder = clean().write(tmp_path / "c")
+    with served(folder, Elsewhere) as url, pytest.raises(StepFailure) as failure:
+        open_repository(NAME, url)
+    assert failure.value.code == "other_revision"
+
+
+def test_nobody_answers(monkeypatch):
+    monkeypatch.setattr("runbook.steps.checkpoint.hub.LONGEST_WAIT", 0.0)
+    with pytest.raises(StepFailure) as failure:
         open_repository(NAME, "http://127.0.0.1:9")
+    assert failure.value.code == "hub_busy" and failure.value.retryable
+
+
+def test_shards_are_read_side_by_side(tmp_path):
+    """Each answer waits until as many are asked for as there are shards."""
+    folder = clean().write(tmp_path / "c")
+    shards = len(list(folder.glob("*.safetensors")))
+    together = threading.Barrier(shards)
+
+    class Meeting(Counting):
+        def send_content(self, file: File, start: int, stop: int) -> None:
+            if file.path.endswith(".safetensors"):
+                together.wait(30)
+            super().send_content(file, start, stop)
+
+    with served(folder, Meeting) as url:
+        assert len(open_repository(NAME, url).headers) == shards > 1

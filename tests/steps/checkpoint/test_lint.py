@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from runbook.steps.checkpoint.checkpoint import CheckpointError
-from runbook.steps.checkpoint.lint import lint
+from runbook.steps.checkpoint.checkpoint import CheckpointError, open_folder
+from runbook.steps.checkpoint.lint import examine, lint, report, subject
 from runbook.steps.checkpoint.lint.rules import RULES
+from runbook.steps.checkpoint.lint.scales import Sample
 from runbook.steps.mtp.mend import MENDS
 from tests.steps.checkpoint.cases import CASES, SOUND
 from tests.steps.mtp import tiny
@@ -84,3 +87,60 @@ def test_needs_no_torch_and_no_numpy(tmp_path):
         "assert not {'torch', 'numpy', 'pydantic', 'httpx'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "tensor", "words"),
+    [
+        (
+            {"architectures": ["LlamaForCausalLM"], "model_type": "llama"},
+            "model.layers.0.self_attn.q_proj.weight",
+            ("LlamaForCausalLM", "Llama-style"),
+        ),
+        (
+            {"architectures": ["DeepseekV41ForCausalLM"], "model_type": "deepseek_v41"},
+            "layers.0.attn.wkv.weight",
+            ("a later DeepSeek-V4",),
+        ),
+        (
+            {"architectures": ["DeepseekV32ForCausalLM"], "model_type": "deepseek_v32"},
+            "model.layers.0.self_attn.q_a_proj.weight",
+            ("a later DeepSeek-V3",),
+        ),
+        ({"model_type": "gpt2"}, "transformer.h.0.attn.c_attn.weight", ("gpt2", "GPT-2-style")),
+        ({}, "x", ("not named",)),
+    ],
+)
+def test_says_what_it_is_that_is_not_known(config, tensor, words, tmp_path):
+    made = tiny.Tiny(config, {tensor: np.zeros(2, "f4")}, {tensor: "model.safetensors"})
+    found = lint(made.write(tmp_path / "c"), V33)
+    assert [f.id for f in found] == ["architecture_unknown"]
+    for part in words:
+        assert part in found[0].detail
+
+
+def test_what_is_brought_in_code_is_named_with_its_digest(tmp_path):
+    folder = clean().write(tmp_path / "c")
+    (folder / "modeling_x.py").write_bytes(b"import os\n")
+    (folder / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["t.Fast"]}}')
+    found = next(f for f in lint(folder, V33) if f.id == "custom_code")
+    digest = hashlib.sha256(b"import os\n").hexdigest()
+    assert found.tensors == (f"modeling_x.py sha256:{digest}",)
+    assert "t.Fast" in found.detail
+
+
+def test_says_which_share_of_the_scales_was_looked_at(tmp_path, monkeypatch):
+    folder = clean().write(tmp_path / "c")
+    whole, part, remote = Sample(), Sample(), Sample()
+    lint(folder, V33, whole)
+    assert whole.tensors == whole.of > 10 and whole.read == whole.bytes
+    monkeypatch.setattr("runbook.steps.checkpoint.lint.scales.MOST_TENSORS", 7)
+    monkeypatch.setattr("runbook.steps.checkpoint.lint.scales.BUDGET", 1000)
+    lint(folder, V33, part)
+    assert 1 <= part.tensors <= 7 and 0 < part.read < part.bytes == whole.bytes
+    assert f"{part.tensors} of {part.of} scales" in report.text([], part)
+    about = subject(open_folder(folder))
+    about.checkpoint.local = False
+    examine(about, V33, remote)
+    assert remote.of == whole.of and remote.tensors == remote.read == 0
+    assert "no value" in report.text([], remote)

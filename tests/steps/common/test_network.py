@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from runbook.protocol import PreconditionNotMet
-from runbook.steps.common.network import origin, proxy_for, trust, without_password
+from runbook.steps.common.network import origin, proxy_for, trust
 
 NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 P, Q = "http://proxy:3128", "http://other:8080"
@@ -138,20 +138,6 @@ def test_certificates_that_cannot_be_read(name, content, tmp_path, monkeypatch):
     assert refusal.value.code == "certificates_unreadable"
     assert name in refusal.value.message
     assert str(path) in refusal.value.message
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("http://u:p@host/x", "http://host/x"),
-        ("see https://token@host, and HTTP://a:b@c:1/", "see https://host, and HTTP://c:1/"),
-        ("socks5h://u:p%40q@h", "socks5h://h"),
-        ("nothing@here and http://host/a@b", "nothing@here and http://host/a@b"),
-        ("'http://u:p@h'", "'http://h'"),
-    ],
-)
-def test_passwords_are_not_shown(text, shown):
-    assert without_password(text) == shown
 
 
 def test_origin():

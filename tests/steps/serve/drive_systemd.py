@@ -52,8 +52,10 @@ def main():
         assert time.monotonic() < deadline, "systemd does not start it again"
         time.sleep(0.1)
     assert codes(step.check(ctx)) == ["server_starting"], step.check(ctx)
+    assert f"process {first.pid} died at" in step.check(ctx).reasons[0].message
     step.apply(ctx)
     assert step.check(ctx).ok
+    assert codes(step.check(ctx)) == ["server_died_before"]
     second = Service.load(folder).process
     assert second != first
 

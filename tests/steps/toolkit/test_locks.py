@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,7 +21,6 @@ from runbook.steps.common.packages.pins import read_pins
 from runbook.steps.toolkit import Toolkit, lock_of
 from runbook.steps.toolkit.conda import sizes_beside
 from runbook.steps.toolkit.conda_lock import CondaPackage, read_lock
-from tests.steps.toolkit.channel import write_lock
 from tests.steps.toolkit.conftest import CondaBench
 
 ENV = Path(str(runbook.env.__file__)).parent
@@ -102,41 +102,101 @@ def test_the_compiler_is_part_of_the_build_set() -> None:
     assert compiler < build
 
 
+ENTRY = {
+    "name": "a",
+    "version": "1",
+    "manager": "conda",
+    "platform": "linux-64",
+    "dependencies": {"b": ">=1"},
+    "url": "https://conda.anaconda.org/conda-forge/linux-64/a-1-h0.conda",
+    "hash": {"md5": "0" * 32, "sha256": "1" * 64},
+}
+
+
+def lock_text(entry: object) -> str:
+    """A lock whose second package, from line 6 on, is `entry`."""
+    first = f"  - {json.dumps(ENTRY)}\n"
+    return f"version: 1\nmetadata: {{}}\npackage:\n{first}\n  - {json.dumps(entry)}\n"
+
+
+def refusal(folder: Path, text: str | bytes) -> StepFailure:
+    lock = folder / "lock.yml"
+    lock.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(StepFailure) as failure:
+        read_lock(lock)
+    return failure.value
+
+
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        ("", "TypeError"),
-        ("{", "Error"),
-        ("version: 2\npackage: []\n", "version 2"),
-        ("version: 1\npackage: []\n", "no conda packages for linux-64"),
-        ("version: 1\npackage: [{name: a}]\n", "manager"),
+        ("", "line 1, column 1: the document must be keys and values, not nothing"),
+        ("- 1\n", "line 1, column 1: the document must be keys and values, not a list"),
+        ("{", "line 2, column 1:"),
+        ("a: b\nc: [1\n", "line 3, column 1:"),
+        ("a: \x07", "line 1, column 1:"),
+        ("[" * 5000, "line 2, column 1:"),
+        ("version: 2\npackage: []\n", "line 1, column 10: version 2 instead of 1"),
+        ("version: true\npackage: []\n", "line 1, column 10: `version` must be a whole number"),
+        ("version: 1\n", "line 1, column 1: the document has no `package`"),
+        ("version: 1\npackage: []\n", "line 2, column 10: no conda packages for linux-64"),
+        ("version: 1\npackage: [{name: a}]\n", "line 2, column 11: package.0 has no `manager`"),
+        ("version: 1\npackage: [3]\n", "line 2, column 11: package.0 must be keys and values"),
     ],
 )
 def test_what_is_no_conda_lock_is_refused(tmp_path: Path, text: str, cause: str) -> None:
-    lock = tmp_path / "lock.yml"
-    lock.write_text(text)
-    with pytest.raises(StepFailure) as failure:
-        read_lock(lock)
-    assert failure.value.code == "lock_malformed"
-    assert cause in failure.value.cause
+    failure = refusal(tmp_path, text)
+    assert failure.code == "lock_malformed"
+    assert failure.cause.startswith(cause)
+
+
+def test_bytes_that_are_no_text_and_things_that_are_no_files_are_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path, b"\xff\xfe").code == "lock_unreadable"
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("fifo", "nowhere", "."):
+        with pytest.raises(StepFailure) as failure:
+            read_lock(tmp_path / name)
+        assert failure.value.code == "lock_unreadable"
+
+
+FIELDS = [*((name,) for name in ENTRY if name != "version"), ("hash", "md5"), ("hash", "sha256")]
+VALUES = [None, True, 0, 1.5, [], [1], {}, {"a": 1}, "", "x", "x/y/linux-64/a-1-h0.conda\n"]
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=".".join)
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_a_field_of_a_wrong_type_is_named_with_its_place(
+    tmp_path: Path, field: tuple[str, ...], value: object
+) -> None:
+    entry = json.loads(json.dumps(ENTRY))
+    holder = entry if len(field) == 1 else entry[field[0]]
+    holder[field[-1]] = value
+    if field in (("manager",), ("platform",)) and isinstance(value, str):
+        return  # another manager or platform: no package of ours
+    if field == ("dependencies",) and value == {}:
+        return
+    failure = refusal(tmp_path, lock_text(entry))
+    assert failure.code == "lock_malformed"
+    assert re.match(r"line 6, column \d+: ", failure.cause), failure.cause
+    assert len(failure.cause) < 400
+    del holder[field[-1]]
+    assert refusal(tmp_path, lock_text(entry)).cause.startswith("line 6, column")
 
 
 @pytest.mark.parametrize(
-    ("edit", "cause"),
+    ("url", "cause"),
     [
-        (lambda entry: entry["hash"].pop("sha256"), "has no sha256"),
-        (lambda entry: entry["hash"].update(sha256="abc"), "has no sha256"),
-        (lambda entry: entry.update(url="https://x/y/linux-64/z-1-0.conda"), "archive of"),
+        ("https://x/y/linux-64/z-1-0.conda", "archive of"),
+        ("https://x/y/linux-64/a-1.conda", "archive of"),
+        ("a-1-h0.conda", "archive of"),
+        ("https://x/y/win-64/a-1-h0.conda", "none of linux-64, noarch"),
+        ("https://x/y/../a-1-h0.conda", "none of linux-64, noarch"),
     ],
 )
-def test_a_package_without_its_hash_or_archive_is_refused(
-    tmp_path: Path, edit: object, cause: str
+def test_an_address_that_is_not_of_the_package_is_refused(
+    tmp_path: Path, url: str, cause: str
 ) -> None:
-    document = yaml.safe_load(SHIPPED.read_text())
-    edit(document["package"][0])  # type: ignore[operator]
-    with pytest.raises(StepFailure) as failure:
-        read_lock(write_lock(tmp_path / "lock.yml", document))
-    assert cause in failure.value.cause
+    assert cause in refusal(tmp_path, lock_text({**ENTRY, "url": url})).cause
 
 
 def write_specs(folder: Path, channel: str, *specs: str) -> None:

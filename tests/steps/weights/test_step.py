@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import os
@@ -405,6 +406,25 @@ def test_token_is_not_sent_to_mirrors(hub, repository, run, folder, source, monk
         assert mirror.faults.sent
         assert not any("Authorization" in h for _, h in mirror.faults.headers)
     assert tree(folder) == tree(source)
+
+
+def test_a_login_in_the_endpoint_is_sent_there_and_told_to_nobody(
+    hub, run, folder, workspace, monkeypatch
+):
+    monkeypatch.setenv("HF_ENDPOINT", hub.url.replace("//", "//me:pass%40word@"))
+    hub.faults.pending.extend([Fault("503", "api"), Fault("503", "resolve"), Fault("cut")])
+    lines = run(hub, endpoint=None)
+    said = {h.get("Authorization") for where, h in hub.faults.headers if where != "content"}
+    assert said == {f"Basic {base64.b64encode(b'me:pass@word').decode()}"}
+    assert not [h for where, h in hub.faults.headers if where == "content" and "Authorization" in h]
+    records = [path.read_text() for path in folder.glob(".runbook*") if path.is_file()]
+    assert "next try" in "".join(lines)
+    for text in (*lines, *records):
+        assert "pass" not in text.replace("passes", "")
+    hub.faults.always["api"] = Fault("403", "api")
+    check = Weights().check(context(workspace, hub, endpoint=None, revision="other"))
+    assert "hub_refused" in [r.code for r in check.reasons]
+    assert "pass" not in str(check)
 
 
 def test_declared_secret_comes_before_the_login(source, workspace, monkeypatch):

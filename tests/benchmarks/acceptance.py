@@ -39,12 +39,13 @@ from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
-import httpx2
+import requests
 import tiny_release as release
 
 from runbook.planning.context import StepContext
 from runbook.process import stop_session
 from runbook.protocol import Step
+from runbook.steps.common import http
 from runbook.steps.mtp import Mtp
 from runbook.steps.mtp.assemble import Assemble
 from runbook.steps.mtp.capture import Capture
@@ -141,12 +142,12 @@ def served(vllm: str, model: str, port: int, log: Path) -> Iterator[str]:
 
 def healthy(url: str) -> bool:
     try:
-        return httpx2.get(f"{url}/health", timeout=5).status_code == 200
-    except httpx2.TransportError:
+        return http.session(local=True).get(f"{url}/health", timeout=5).status_code == 200
+    except requests.RequestException:
         return False
 
 
-def counters(client: httpx2.Client, url: str) -> tuple[int, int]:
+def counters(client: requests.Session, url: str) -> tuple[int, int]:
     """Tokens that were drafted and accepted so far."""
     text = client.get(f"{url}/metrics").text
     names = "num_draft_tokens", "num_accepted_tokens"
@@ -162,11 +163,12 @@ def ask(url: str, prompts: Sequence[str], tokens: int) -> list[dict[str, Any]]:
     found = []
     body = {"model": "m", "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
     body |= {"add_special_tokens": False, "return_token_ids": True}
-    with httpx2.Client(timeout=300) as client:
+    with http.session(local=True, timeout=300) as client:
         before = counters(client, url)
         for text in prompts:
             prompt = {"prompt": release.prompt(text)}
-            response = client.post(f"{url}/v1/completions", json=body | prompt).raise_for_status()
+            response = client.post(f"{url}/v1/completions", json=body | prompt)
+            response.raise_for_status()
             choice = response.json()["choices"][0]
             after = counters(client, url)
             line = {"prompt": choice["prompt_token_ids"], "answer": choice["token_ids"]}

@@ -19,14 +19,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx2
 import pytest
+import requests
 
 from runbook.planning.context import StepContext
 from runbook.process import stop_session
 from runbook.protocol import StepFailure
 from runbook.steps.checkpoint.lint import lint
 from runbook.steps.checkpoint.targets import Target
+from runbook.steps.common import http
 from runbook.steps.mtp import Mtp
 from runbook.steps.mtp.assemble import Assemble
 from runbook.steps.mtp.capture import Capture
@@ -113,9 +114,9 @@ def served(vllm: str, model: str, log: Path) -> Iterator[str]:
         for _ in range(600):
             assert process.poll() is None, log.read_text()[-3000:]
             try:
-                if httpx2.get(f"{url}/health", timeout=5).status_code == 200:
+                if http.session(local=True).get(f"{url}/health", timeout=5).status_code == 200:
                     break
-            except httpx2.TransportError:
+            except requests.RequestException:
                 pass
             time.sleep(1)
         yield url
@@ -132,7 +133,7 @@ def accepted(url: str) -> tuple[str, int, int]:
     """The answer to one prompt, and the drafts it took: drafted, accepted."""
 
     def counters() -> list[int]:
-        text = httpx2.get(f"{url}/metrics").text
+        text = http.session(local=True).get(f"{url}/metrics").text
         names = ("num_draft_tokens", "num_accepted_tokens")
         return [
             int(sum(float(v) for v in re.findall(rf"^vllm:spec_decode_{n}_total{{.*}} (\S+)$",
@@ -143,7 +144,8 @@ def accepted(url: str) -> tuple[str, int, int]:
     before = counters()
     body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}
     body |= {"max_tokens": 64, "chat_template_kwargs": {"thinking": False}}
-    answer = httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=300).json()
+    session = http.session(local=True, timeout=300)
+    answer = session.post(f"{url}/v1/chat/completions", json=body).json()
     drafted, taken = (b - a for a, b in zip(before, counters(), strict=True))
     return answer["choices"][0]["message"]["content"], drafted, taken
 

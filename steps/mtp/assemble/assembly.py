@@ -149,6 +149,8 @@ def assemble(
         if about.layout is None:
             assert about.problem is not None
             raise AssemblyError(f"{folder}: {about.problem.detail}")
+        if about.layout.draft != "mtp":
+            raise AssemblyError(f"{folder}: its draft is DSpark, not an MTP block")
         _whole(about.checkpoint, folder)
     if given.mtp_blocks():
         raise AssemblyError(f"{base} has an MTP block already")

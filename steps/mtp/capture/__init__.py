@@ -67,7 +67,7 @@ class Capture:
             about = subject(open_folder(model))
         except CheckpointError as error:
             raise StepFailure(error.message, code="no_checkpoint", remedy=error.remedy) from error
-        if about.layout is None or not about.mtp_blocks():
+        if about.layout is None or about.layout.draft != "mtp" or not about.mtp_blocks():
             raise StepFailure(
                 f"{model} has no MTP block whose inputs could be recorded",
                 code="mtp_stripped",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
+from runbook.steps.checkpoint.lint.rules import DOWNLOAD, RULES, Severity
 from runbook.steps.checkpoint.targets import (
     PATCHES,
     RELEASES,
+    Quirk,
     Target,
     UnknownTarget,
     lifted,
@@ -74,3 +78,12 @@ def test_a_series_of_ones_own(text, lifts, told, tmp_path):
             Target("0.33.0", str(tmp_path))
     else:
         assert Target("0.33.0", str(tmp_path)).quirks == RELEASES["0.33.0"] - lifts
+
+
+def test_rules_are_by_known_quirks_and_severities():
+    for rule in RULES.values():
+        assert rule.severity in get_args(Severity)
+        assert set(rule.quirks) <= set(get_args(Quirk)) and set(rule.quirks.values()) <= set(
+            get_args(Severity)
+        )
+    assert DOWNLOAD in {rule.remedy for rule in RULES.values()}

@@ -14,6 +14,7 @@ import pytest
 from runbook.steps.checkpoint.checkpoint import open_folder
 from runbook.steps.checkpoint.lint import lint
 from runbook.steps.mtp.assemble.assembly import SHARD, AssemblyError, assemble
+from tests.steps.checkpoint.drafts import dspark
 from tests.steps.mtp import tiny
 from tests.steps.mtp.defects import V22, V33, truncate
 
@@ -133,6 +134,7 @@ def foreign(base: Path, upstream: Path, experts: Path) -> None:
         (cut_expert, "expert-00002"),
         (strip_upstream, "mtp.0.hnorm.weight"),
         (foreign, "LlamaForCausalLM"),
+        (lambda b, u, e: dspark().write(u), "DSpark"),
         (lambda b, u, e: tiny.v4(compressor="bf16").write(b), "already"),
         (lambda b, u, e: truncate(b), "cut off"),
     ],

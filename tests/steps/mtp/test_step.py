@@ -19,6 +19,7 @@ from runbook.protocol import StepFailure
 from runbook.steps.checkpoint.checkpoint import open_folder
 from runbook.steps.checkpoint.lint import lint
 from runbook.steps.mtp import STAMP, Mtp
+from tests.steps.checkpoint import cases
 from tests.steps.mtp import tiny
 from tests.steps.mtp.defects import CPU, DEFECTS, FORK, V33, Defect, clean
 
@@ -93,6 +94,32 @@ def test_mends_or_refuses(defect: Defect, tmp_path):
         assert not (tmp_path / "w/model").exists()
         assert not (tmp_path / "w/model.partial").exists()
     assert {p.name: p.read_bytes() for p in source.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["DSpark", "NVFP4 and its draft"])
+def test_links_a_draft_of_dspark(name, tmp_path):
+    make, target = cases.SOUND[name]
+    source = make().write(tmp_path / "source")
+    inputs = {"target": target.release, "series": target.series}
+    ctx = context(source, tmp_path / "w", **inputs)
+    Mtp().apply(ctx)
+    outputs = Mtp().check(ctx).outputs
+    assert outputs["head"] and outputs["findings"] == 0 and outputs["mended"] == []
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, d in cases.CASES.items() if d.severity == "error" and d.target == V33]
+)
+def test_refuses_what_it_cannot_mend(name, tmp_path):
+    defect = cases.CASES[name]
+    made = defect.make()
+    defect.plant(made)
+    source = made.write(tmp_path / "source")
+    defect.damage(source)
+    with pytest.raises(StepFailure) as failure:
+        Mtp().apply(context(source, tmp_path / "w"))
+    assert defect.finding in (failure.value.code, *(r.code for r in failure.value.reasons))
+    assert not (tmp_path / "w/model").exists()
 
 
 def test_a_missing_head_is_told_first_and_may_be_allowed(tmp_path):

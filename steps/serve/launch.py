@@ -131,10 +131,9 @@ class Launch:
         if former is None or not self.inputs.rollback:
             return
         self.ctx.notice(f"{failure.message}; the server that served before is started again")
-        asked = former["spec"].get("asked") or {}
         try:
             running = keeper_of(former["spec"]).start(self.here, former["spec"])
-            Startup(self.ctx, again(asked, former["spec"]), running).wait()
+            Startup(self.ctx, self._asked_again(former["spec"]), running).wait()
         except StepFailure as second:
             stop_left(self.ctx, self.here, self.inputs.stop_grace)
             failure.cause += (
@@ -147,14 +146,13 @@ class Launch:
         running.mark_ready(former["found"])
         failure.message += "; the server that served before serves again"
 
-
-def again(asked: dict[str, Any], how: dict[str, Any]) -> SimpleNamespace:
-    """The inputs by which a server that was ready before is asked whether it is again."""
-    files = how.get("secret_env", {})
-    judged = {"drafts": {"min_acceptance": None, "least_tokens": 1, "chance": True}}
-    return SimpleNamespace(
-        **asked | judged, near_limit=0.0, api_key_file=files.get(key.VARIABLE), model=None
-    )
+    def _asked_again(self, how: dict[str, Any]) -> SimpleNamespace:
+        """The inputs by which a server that was ready before is asked whether it is again."""
+        files = how.get("secret_env", {})
+        nothing = {"min_acceptance": None, "least_tokens": 1, "chance": True}
+        proven: dict[str, Any] = {"drafts": nothing, "near_limit": 0.0, "proof": []}
+        proven["api_key_file"] = files.get(key.VARIABLE)
+        return SimpleNamespace(**vars(self.inputs) | how.get("asked", {}) | proven)
 
 
 def stop(ctx: Context, running: Service, grace: float) -> None:

@@ -17,11 +17,9 @@ from runbook.steps.common import jit, startup
 from runbook.steps.common.diagnoses import root_error
 from runbook.steps.common.metrics import Speculation, counter
 from runbook.steps.common.service import Service
+from runbook.steps.common.starting import vllm
 from runbook.steps.serve import key
 from runbook.steps.serve.api import Api, Unanswered
-from runbook.steps.serve.hang import Watchdog
-from runbook.steps.serve.log import Progress, Reader
-from runbook.steps.serve.phases import Phases
 
 SETTLE_SECONDS = 5.0
 """How long an engine's death may take to show after its first request was answered by an error."""
@@ -36,16 +34,13 @@ STEPS = "vllm:iteration_tokens_total_count"
 """Count of the histogram of tokens in each step of the engine (vllm/v1/metrics/loggers.py)."""
 
 
-class Startup(startup.Startup):
-    """Follows one start of `vllm serve` through its phases to its first completion."""
+class Startup(vllm.Startup):
+    """Follows one start of `vllm serve` to its first completion, and what else must go well."""
 
     def __init__(self, ctx: Context, inputs: SimpleNamespace, running: Service) -> None:
-        super().__init__(ctx, running, inputs.start_timeout, "serve")
+        super().__init__(ctx, running, inputs.start_timeout)
         self.inputs = inputs
-        self.reader = Reader()
-        self.clock = Phases()
         self.api = Api(inputs.host, inputs.port, key.read(key.path(running.folder, inputs)))
-        self.watchdog = Watchdog(running, jit.folders(running.spec))
         self.serves = False
         self.unproven: list[str] = list(inputs.proof)
         self.backends: set[str] = set()
@@ -55,13 +50,12 @@ class Startup(startup.Startup):
         try:
             return self._wait()
         finally:
-            self.watchdog.close()
+            self.close()
 
     def _wait(self) -> dict[str, Any]:
-        self._enter("processes")
         self.until(self.api.healthy)
         self._require_model()
-        self._enter("first_request")
+        self.enter("first_request")
         self.serves = True
         self._first_completion()
         self.look()
@@ -85,40 +79,13 @@ class Startup(startup.Startup):
         seconds = round(sum(phases.values()), 1)
         return {"phases": phases, **jit.Starts(spec).add(seconds, first=bool(spec.get("first")))}
 
-    def look(self) -> None:
-        super().look()
-        if not self.watchdog.due():
-            return
-        compiles = self.watchdog.look(self.reader, self._steps())
-        if compiles is not None:
-            at = self.reader.at
-            words = f"{at.words}: compiling ({compiles.evidence})"
-            self.ctx.progress(at.done, at.total, at.unit, words)
-
     def take(self, line: str) -> None:
+        super().take(line)
         self.unproven = [words for words in self.unproven if words not in line]
         if (told := BACKEND.search(line)) is not None:
             self.backends.add(told[0])
-        if (at := self.reader.feed(line)) is not None:
-            self.clock.enter(at.phase)
-            self.ctx.progress(at.done, at.total, at.unit, at.words)
 
-    def doing(self) -> str:
-        return self.reader.at.words
-
-    def overdue(self) -> StepFailure:
-        failure = super().overdue()
-        failure.cause += f"\n{self.watchdog.evidence()}"
-        return failure
-
-    def _enter(self, phase: str) -> None:
-        """A phase that begins with what this process does, not with a line of the log."""
-        self.reader.at = Progress(phase)
-        self.clock.enter(phase)
-        self.ctx.progress(0, message=self.reader.at.words)
-
-    def _steps(self) -> int:
-        """The steps that the engine has made: while it answers, the log says nothing of them."""
+    def steps(self) -> int:
         if not self.serves:
             return 0
         try:
@@ -175,7 +142,7 @@ class Startup(startup.Startup):
         limit = self.api.models()[0].get("max_model_len") if share else None
         if limit is None:
             return None
-        self._enter("near_limit")
+        self.enter("near_limit")
         prompt = long_prompt(int(share * limit) - LONG_ANSWER, Path(self.inputs.model))
         self.ctx.log(f"ask with a prompt of {len(prompt)} tokens, {share:.0%} of the limit")
         request = {

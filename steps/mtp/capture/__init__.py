@@ -24,7 +24,7 @@ from runbook.steps.mtp import artifact
 from runbook.steps.mtp.capture import plugin
 
 if TYPE_CHECKING:
-    from runbook.steps.common.startup import Startup
+    from runbook.steps.common.starting.vllm import Startup
 
 NAME = "capture"
 HOST = "127.0.0.1"
@@ -189,16 +189,18 @@ def _plugin(folder: Path) -> Path:
 def _served(ctx: Context, folder: Path, raw: Path) -> Iterator[Startup]:
     """The model served eagerly with the plugin, once it is healthy."""
     from runbook.steps.common import endpoint, service
-    from runbook.steps.common.startup import Startup
+    from runbook.steps.common.starting.vllm import Startup
 
+    server = None
     try:
         running = service.start(folder / SERVER, _spec(ctx, raw))
-        server = Startup(ctx, running, START_DEADLINE, "serve")
+        server = Startup(ctx, running, START_DEADLINE)
         ctx.log("$ " + " ".join(running.spec["argv"]))
-        ctx.progress(0, None, "", "waiting for the server")
         server.until(lambda: endpoint.health(HOST, ctx.inputs.port) == "healthy")
         yield server
     finally:
+        if server is not None:
+            server.close()
         _stop_left(ctx, folder)
 
 

@@ -37,6 +37,8 @@ mode = os.environ.get("MODE", "")
 if mode == "knows":
     print("No WNA16 MoE backend supports the deployment configuration", flush=True)
     time.sleep(600)
+if mode == "hangs":
+    time.sleep(600)
 if mode == "dies":
     sys.exit("no such device")
 assert "--enforce-eager" in sys.argv
@@ -181,6 +183,15 @@ def test_the_server_of_a_killed_capture_is_ended(tmp_path):
 def listening(ctx):
     while not ports.in_use("127.0.0.1", ctx.inputs.port):
         time.sleep(0.01)
+
+
+def test_a_server_that_hangs_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr("runbook.steps.common.starting.watch.QUIET_SECONDS", 2.0)
+    monkeypatch.setattr("runbook.steps.common.starting.hang.SAMPLE_SECONDS", 0.2)
+    monkeypatch.setattr("runbook.steps.common.starting.sampler.open_gpus", lambda: None)
+    with pytest.raises(StepFailure) as failure:
+        Capture().apply(capture(tmp_path, "hangs"))
+    assert failure.value.code == "ranks_deadlocked"
 
 
 def test_a_known_failure_of_the_server_is_named(tmp_path):

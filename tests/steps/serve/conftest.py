@@ -90,7 +90,7 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     monkeypatch.setattr("runbook.steps.common.startup.POLL_SECONDS", 0.02)
-    monkeypatch.setattr("runbook.steps.serve.sampler.open_gpus", lambda: None)
+    monkeypatch.setattr("runbook.steps.common.starting.sampler.open_gpus", lambda: None)
     made = Bench(tmp_path)
     yield made
     made.close()

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from runbook.protocol import StepFailure
-from runbook.steps.serve.sampler import Gpus, Sampler, all_tasks, tree, written
+from runbook.steps.common.starting.sampler import Gpus, Sampler, all_tasks, tree, written
 
 RECORDED = Path(__file__).parents[1] / "common" / "diagnoses" / "logs"
 WAITS = (
@@ -26,13 +26,13 @@ BURN = "while :; do :; done"
 @pytest.fixture
 def quick(monkeypatch):
     """The watch in seconds instead of minutes; `gpus` is what NVML would say."""
-    monkeypatch.setattr("runbook.steps.serve.watch.QUIET_SECONDS", 3.0)
-    monkeypatch.setattr("runbook.steps.serve.watch.STOPPED_SECONDS", 1.0)
-    monkeypatch.setattr("runbook.steps.serve.hang.SAMPLE_SECONDS", 0.2)
+    monkeypatch.setattr("runbook.steps.common.starting.watch.QUIET_SECONDS", 3.0)
+    monkeypatch.setattr("runbook.steps.common.starting.watch.STOPPED_SECONDS", 1.0)
+    monkeypatch.setattr("runbook.steps.common.starting.hang.SAMPLE_SECONDS", 0.2)
 
     def with_gpus(*use):
         gpus = SimpleNamespace(use=lambda pids: use or None, close=lambda: None)
-        monkeypatch.setattr("runbook.steps.serve.sampler.open_gpus", lambda: gpus)
+        monkeypatch.setattr("runbook.steps.common.starting.sampler.open_gpus", lambda: gpus)
 
     return with_gpus
 
@@ -124,7 +124,7 @@ class TestSampler:
 
     def test_time_of_processes_that_ended_stays_counted(self, monkeypatch):
         from runbook.process import Identity
-        from runbook.steps.serve import sampler
+        from runbook.steps.common.starting import sampler
 
         monkeypatch.setattr(sampler, "all_tasks", lambda: tasks)
         leader = Identity(1, 0, "")

@@ -10,9 +10,9 @@ from pathlib import Path
 from runbook.protocol import StepFailure
 from runbook.remedy import Remedy
 from runbook.steps.common.service import Service
-from runbook.steps.serve import sampler
-from runbook.steps.serve.log import Reader
-from runbook.steps.serve.watch import Sample, Verdict, evidence, judge
+from runbook.steps.common.starting import sampler
+from runbook.steps.common.starting.log import Reader
+from runbook.steps.common.starting.watch import Sample, Verdict, evidence, judge
 
 SAMPLE_SECONDS = 5.0
 KEPT_SAMPLES = 720

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from runbook.steps.serve.log import Progress, Reader
+from runbook.steps.common.starting.log import Progress, Reader
 
-LOGS = Path(__file__).parent / "logs"
-RECORDED = Path(__file__).parents[1] / "common" / "diagnoses" / "logs"
+LOGS = Path(__file__).parents[2] / "serve" / "logs"
+RECORDED = Path(__file__).parents[1] / "diagnoses" / "logs"
 
 
 def read(text):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runbook.process import Identity
-from runbook.steps.serve.watch import Sample
+from runbook.steps.common.starting.watch import Sample
 
 COMPILERS = frozenset(
     {"nvcc", "cicc", "ptxas", "cudafe++", "fatbinary", "nvlink", "nvrtc_compile", "ninja", "cmake"}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from runbook.steps.serve.watch import Sample, judge
+from runbook.steps.common.starting.watch import Sample, judge
 
-SERIES = yaml.safe_load((Path(__file__).parent / "series/series.yaml").read_text())
+SERIES = yaml.safe_load((Path(__file__).parent / "series.yaml").read_text())
 EVERY = 5.0
 COUNTS = ("spoken", "cached", "read", "steps")
 STANDING = ("phase", "bar", "processes", "runnable")

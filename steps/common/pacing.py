@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import queue
 import random
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 60.0
@@ -58,6 +63,27 @@ class Rate:
             return ""
         rate = (done - before) / (now - began)
         return f"{rate / 1e6:.1f} MB/s, {time_left((total - done) / rate)}"
+
+
+def within(seconds: float, ask: Callable[[], T], late: Exception) -> T:
+    """What `ask` gives; raises `late` if that takes longer. It goes on in its thread then."""
+    answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put((True, ask()))
+        except BaseException as error:
+            answers.put((False, error))
+
+    threading.Thread(target=run, name="within", daemon=True).start()
+    try:
+        given, answer = answers.get(timeout=max(0.0, seconds))
+    except queue.Empty:
+        raise late from None
+    if not given:
+        raise answer
+    result: T = answer
+    return result
 
 
 class Patience:

@@ -24,6 +24,7 @@ from runbook.steps.common.hub.inquiry import Inquiry
 from runbook.steps.common.hub.listing import Entry, Listing
 from runbook.steps.common.hub.refusals import Busy
 from runbook.steps.common.network import absolute, origin, split_login
+from runbook.steps.common.pacing import within
 
 if TYPE_CHECKING:
     import requests
@@ -35,6 +36,8 @@ PAGE_BYTES = 64 << 20
 """More than a page of the hub has by far: it lists a thousand files."""
 MOST_FILES = 1_000_000
 READ = 1 << 16
+Patterns = Mapping[str, list[str]]
+"""Which files: those that one of `allow` matches (empty: all), but none of `ignore`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +61,19 @@ class Source:
         self.timeout = timeout or TIMEOUT
         self._authorization = login or (f"Bearer {token}" if token else "")
 
-    def list(
-        self, repo: str, revision: str, files: Mapping[str, list[str]], seconds: float = 600.0
-    ) -> Listing:
+    def list(self, repo: str, revision: str, files: Patterns, seconds: float = 600.0) -> Listing:
         """Resolve the revision and list the wanted files, within so many seconds. Raises Busy or
         StepFailure."""
         refusals.require_online()
         refusals.require_name(repo)
+        # In a thread: a server may drip the head of an answer, byte by byte, for hours.
+        return within(
+            seconds,
+            lambda: self._list(repo, revision, files, seconds),
+            Busy(f"{self.endpoint}: its listing does not come to an end"),
+        )
+
+    def _list(self, repo: str, revision: str, files: Patterns, seconds: float) -> Listing:
         api = f"{self.endpoint}/api/{self.repo_type}s/{repo}"
         deadline = time.monotonic() + seconds
         try:
@@ -204,7 +213,7 @@ def sources(
     ]
 
 
-def wanted(path: str, files: Mapping[str, list[str]]) -> bool:
+def wanted(path: str, files: Patterns) -> bool:
     """Whether a path is chosen; patterns as huggingface_hub understands them."""
 
     def matches(patterns: list[str]) -> bool:

@@ -6,7 +6,7 @@ from email.utils import formatdate
 
 import pytest
 
-from runbook.steps.common.pacing import Bandwidth, Rate, backoff, retry_after
+from runbook.steps.common.pacing import Bandwidth, Patience, Rate, backoff, retry_after, within
 
 
 def test_backoff_doubles_with_jitter_up_to_the_longest_wait():
@@ -38,6 +38,47 @@ def test_rate_and_time_left(monkeypatch):
     assert rate.describe(100e6, 1e9) == "10.0 MB/s, 90 s left"
     assert rate.describe(150e6, 1e9) == "", "what was before the window does not count"
     assert rate.describe(160e6, 1e9) == "1.0 MB/s, 14 min left"
+
+
+def test_patience_counts_a_window(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    patience = Patience(10.0, 5.0)
+    for second in range(1, 40):
+        now = float(second)
+        patience.gain(5)
+        assert patience.exhausted() is None, "just enough, all the time"
+        if second > 10:
+            assert patience.left() == 1.0, "the window is no fuller than it must be"
+    now = 40.0
+    assert patience.exhausted() == 45
+    for second in range(41, 50):
+        now = float(second)
+        assert patience.exhausted() is not None
+    assert patience.exhausted() == 0
+
+
+def test_patience_of_what_never_gained(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    patience = Patience(10.0, 0.0)
+    assert patience.left() == 10.0
+    now = 9.9
+    assert patience.exhausted() is None
+    now = 10.0
+    assert patience.exhausted() == 0
+    patience.gain(1)
+    assert patience.exhausted() is None, "one unit is enough where no rate is asked for"
+
+
+def test_what_takes_too_long_is_left():
+    assert within(10, lambda: 7, TimeoutError()) == 7
+    with pytest.raises(KeyError):
+        within(10, lambda: {}["x"], TimeoutError())
+    release = threading.Event()
+    with pytest.raises(TimeoutError):
+        within(0.05, release.wait, TimeoutError())
+    release.set()
 
 
 def test_bandwidth_is_shared_by_threads():

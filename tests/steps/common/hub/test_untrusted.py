@@ -6,6 +6,8 @@ import json
 import math
 import random
 import re
+import socket
+import threading
 
 import pytest
 from hypothesis import example, given, settings
@@ -125,6 +127,25 @@ def test_a_listing_ends_with_its_time(liar):
     liar.lies["page"] = lambda page: [{**page[-1], "path": f"f{next(count)}"}]
     with pytest.raises(Busy) as busy:
         Source(liar.url, None).list("org/tiny", "main", EVERYTHING, 0.3)
+    assert "does not come to an end" in str(busy.value)
+
+
+def test_the_head_of_an_answer_in_drips():
+    done = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while not done.wait(0.02):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=drip, args=(server,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(Busy) as busy:
+            Source(url, None).list("org/tiny", "main", EVERYTHING, 0.5)
+        done.set()
     assert "does not come to an end" in str(busy.value)
 
 

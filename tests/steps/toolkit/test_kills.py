@@ -79,7 +79,7 @@ def kill_often(
 
 
 def test_conda(conda: CondaBench) -> None:
-    conda.server.bytes_per_second = 1_500_000
+    conda.server.bytes_per_second = 3_000_000
 
     def fetched() -> set[str]:
         names = set(conda.server.requests)
@@ -94,7 +94,7 @@ def test_conda(conda: CondaBench) -> None:
             if (folder / package.file_name.removesuffix(".conda")).is_dir()
         }
 
-    kill_often(conda, conda.root / "log", 2.0, cached, fetched)
+    kill_often(conda, conda.root / "log", 1.3, cached, fetched)
 
 
 @pytest.mark.network

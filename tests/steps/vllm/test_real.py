@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.server
 import json
 import os
 import subprocess
 import sys
+import threading
 import urllib.parse
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from runbook.planning.context import StepContext, default_cache
-from runbook.steps.common.packages.indexes import pip_settings
+from runbook.steps.common.packages.indexes import pip_settings, uv_environment
 from runbook.steps.common.packages.record import faults
 from runbook.steps.common.packages.uv_command import uv
 from runbook.steps.common.packages.wheel import Wheel
@@ -193,6 +197,62 @@ def source_distribution(name: str, version: str, folder: Path) -> Path:
     address = urllib.parse.urljoin(str(answer.url), file["url"])
     values = context(folder, "0.22.1")
     return obtain(values, Store(default_cache(), "archives"), address, file["hashes"]["sha256"])
+
+
+TORCH_NEEDS = (
+    "filelock",
+    "typing-extensions",
+    "setuptools",
+    "sympy",
+    "networkx",
+    "jinja2",
+    "fsspec",
+)
+
+
+@pytest.fixture(scope="module")
+def torch_index(tmp_path_factory):
+    """An index with the files of PyTorch's own, by name, hash and metadata; none can be had."""
+    folder = tmp_path_factory.mktemp("torch")
+    own = load_release(lock_path("0.32.0-cpu", None)).own_index
+    needs = "".join(f"Requires-Dist: {name}\n" for name in TORCH_NEEDS)
+    metadata = f"Metadata-Version: 2.4\nName: torch\nVersion: 2.13.0+cpu\n{needs}\n"
+    digest = hashlib.sha256(metadata.encode()).hexdigest()
+    links = ""
+    (folder / "torch").mkdir()
+    for file, sha256 in own.wheels.items():
+        (folder / "torch" / f"{file}.metadata").write_text(metadata)
+        link = f"{urllib.parse.quote(file)}#sha256={sha256}"
+        links += f'<a href="{link}" data-core-metadata="sha256={digest}">{file}</a>\n'
+    (folder / "torch/index.html").write_text(f"<!DOCTYPE html><html><body>{links}</body></html>")
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+def test_the_cpu_lock_is_complete_for_each_python(tmp_path, torch_index, python, machine):
+    """Every package, what it needs included, has a wheel with a locked hash."""
+    settings = pip_settings()
+    variables = {**os.environ, **uv_environment(settings, os.environ)}
+    variables["UV_INDEX"] = f"{torch_index} {variables.get('UV_INDEX', '')}".strip()
+    answer = subprocess.run(
+        [
+            *(sys.executable, "-m", "uv", "pip", "install", "--dry-run", "--require-hashes"),
+            *("--only-binary", ":all:", "--target", tmp_path, "--python-version", python),
+            *("--python-platform", f"{machine}-manylinux_2_36", "--requirement"),
+            load_release(lock_path("0.32.0-cpu", None)).requirements,
+        ],
+        env=variables,
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert "+ torch==2.13.0+cpu" in answer.stderr
 
 
 @pytest.mark.e2e

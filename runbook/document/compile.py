@@ -9,6 +9,7 @@ import gc
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ BOOKS = Path(__file__).parent.parent / "books"
 DEFAULT_FILE = "runbook.yaml"
 DEFAULT_BOOK = "deepseek-v4-flash"
 KEPT = 64
+LARGEST = 16 << 20
+"""Bytes of a document."""
 
 
 def compile_book(
@@ -42,10 +45,7 @@ def compile_book(
     Raises DocumentInvalid with all errors.
     """
     path = find_book(book)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise _not_readable(book, path, error) from error
+    data = _read(book, path)
     digest = hashlib.sha256(data).hexdigest()
     file = cache_dir / _key(digest, path, sets, require_inputs) if cache_dir else None
     if cache_dir is not None:
@@ -68,6 +68,26 @@ def compile_book(
         _store(file, {"made_from": made_from, **_pack(compiled)})
     done: Book = compiled
     return done
+
+
+def _read(book: str | None, path: Path) -> bytes:
+    """The content of a document. What is no file is not read: it may never end."""
+    try:
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode):
+            raise _not_readable(book, path, f"it is {_kind(about.st_mode)}, not a file")
+        if about.st_size > LARGEST:
+            raise _not_readable(book, path, f"it is larger than {LARGEST >> 20} MiB")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        why = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        raise _not_readable(book, path, why) from error
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
 
 
 def find_book(book: str | None) -> Path:
@@ -164,12 +184,12 @@ def _unknown(book: str) -> DocumentInvalid:
     )
 
 
-def _not_readable(book: str | None, path: Path, error: OSError) -> DocumentInvalid:
+def _not_readable(book: str | None, path: Path, why: str) -> DocumentInvalid:
     from runbook.document.errors import DocumentInvalid, Problem, nearest
 
     near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")])
     near = str(Path(book or "").parent / near) if near else ""
-    message = f"the document cannot be read: {error.strerror}"
+    message = f"the document cannot be read: {why}"
     return DocumentInvalid(
         [Problem(str(path), 0, 0, "", "not_readable", message, "a YAML file", near)],
         "name a document that can be read",

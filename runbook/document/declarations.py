@@ -8,11 +8,10 @@ from pydantic import ValidationError
 
 from runbook.document import inputs
 from runbook.document.errors import alternatives, nearest
-from runbook.document.invalid import shown
 from runbook.document.models import INPUT_NAME, Input
 from runbook.document.nodes import Node, Path
 from runbook.document.source import Source
-from runbook.document.words import describe
+from runbook.document.words import describe, shown
 
 
 class Declarations:

@@ -11,6 +11,7 @@ from typing import Any
 
 from runbook.document.errors import Problem, alternatives, nearest
 from runbook.document.models import Input
+from runbook.document.words import shown
 from runbook.protocol import Json
 
 ENVIRONMENT = "RUNBOOK_"
@@ -111,7 +112,7 @@ def _take(
         value = _PARSERS[spec.type](text)
     except ValueError as error:
         resolved.problems.append(
-            Problem(origin, 0, 0, f"inputs.{name}", "wrong_type", f"got `{text}`", str(error))
+            Problem(origin, 0, 0, f"inputs.{name}", "wrong_type", f"got{shown(text)}", str(error))
         )
         return
     if spec.enum is not None and value not in spec.enum:
@@ -123,7 +124,7 @@ def _take(
                 0,
                 f"inputs.{name}",
                 "not_allowed",
-                f"`{text}` is not one of the choices",
+                f"{shown(text).strip()} is not one of the choices",
                 alternatives(choices),
                 nearest(text, choices),
             )
@@ -181,7 +182,7 @@ def _list(text: str) -> list[Json]:
         return [item.strip() for item in text.split(",")] if text.strip() else []
     try:
         value = json.loads(text)
-    except ValueError:
+    except (RecursionError, ValueError):
         value = None
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError("a list of texts: a,b,c or a JSON list")

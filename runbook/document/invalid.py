@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any, cast
 
 from pydantic import BaseModel
@@ -15,9 +15,8 @@ from runbook.document.fields import keys_of, models_at
 from runbook.document.models import BOOK_NAME, SECRET_NAME, STEP_ID
 from runbook.document.nodes import Node, Path
 from runbook.document.source import Source
-from runbook.document.words import describe
+from runbook.document.words import describe, shown
 from runbook.protocol import Json
-from runbook.redact import without_password
 
 _EXPECTED = {
     "string_type": "text",
@@ -40,6 +39,8 @@ _PATTERNS = {
     BOOK_NAME: "lower-case letters, digits, `-`, `_` and `.`",
     SECRET_NAME: "the name of an environment variable",
 }
+MOST = 100
+"""Places of one mapping that are told of: more are of one kind, and nobody reads them."""
 _MANY = 12  # more names than that are a list that nobody reads
 
 
@@ -63,7 +64,7 @@ def report(
         node = root.at(path[:-1] if error["type"] in ("missing", "extra_forbidden") else path)
         if not node.broken and not undecided(path, error["type"]):
             found.setdefault(path, []).append((error, in_union))
-    for path, group in found.items():
+    for path, group in islice(found.items(), MOST):
         unions = [error for error, in_union in group if in_union]
         deeper = any(
             len(other) > len(path) and other[: len(path)] == path and any(u for _, u in more)
@@ -184,14 +185,6 @@ def _words(error: Mapping[str, Any], value: Json) -> tuple[str, str, str, str]:
     if text.startswith("Input should be "):
         return "wrong_value", got, text.removeprefix("Input should be "), ""
     return "wrong_value", text[:1].lower() + text[1:], "", ""
-
-
-def shown(value: Any) -> str:
-    """A scalar as it is shown in a message, cut if long, without the logins of URLs."""
-    if value is None or isinstance(value, (dict, list)):
-        return " without items" if value in ([], {}) else ""
-    text = without_password(value, "***@") if isinstance(value, str) else json.dumps(value)
-    return f" `{text if len(text) <= 60 else text[:57] + '...'}`"
 
 
 def _in_form(pattern: str, value: Any) -> str:

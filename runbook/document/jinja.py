@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from types import GeneratorType
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, meta, nodes
+from jinja2 import (
+    StrictUndefined,
+    TemplateSyntaxError,
+    Undefined,
+    meta,
+    nodes,
+    pass_eval_context,
+)
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from runbook import units
+from runbook.document import growth
+from runbook.document.confine import confined
 from runbook.document.words import as_text
 from runbook.protocol import Json
 
@@ -23,6 +33,12 @@ class Environment(ImmutableSandboxedEnvironment):
             return obj[attribute]
         return super().getattr(obj, attribute)
 
+    intercepted_binops = growth.OPERATORS
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        growth.refuse(operator, left, right)
+        return super().call_binop(context, operator, left, right)
+
 
 @functools.cache
 def environment() -> Environment:
@@ -30,7 +46,10 @@ def environment() -> Environment:
         undefined=StrictUndefined,
         autoescape=False,
         keep_trailing_newline=True,
-        finalize=as_text,
+        # Given a context, which is of no use to it, it is not called while a template is compiled,
+        # nor are constants folded: compiling would do what evaluating is kept from.
+        finalize=pass_eval_context(lambda _, value: as_text(value)),
+        optimized=False,
     )
     env.globals.clear()
     # These would make a rendered document differ from run to run.
@@ -40,9 +59,18 @@ def environment() -> Environment:
 
 
 def parse(source: str) -> nodes.Template:
-    """The syntax tree. TemplateSyntaxError also for filters and tests that do not exist."""
-    environment().compile(source)
-    return environment().parse(source)
+    """The syntax tree. TemplateSyntaxError also for filters and tests that do not exist, and for
+    what is nested too deeply for the parser or Python's compiler."""
+    try:
+        environment().compile(source)
+        return environment().parse(source)
+    except (MemoryError, RecursionError, SyntaxError) as error:
+        raise TemplateSyntaxError("it is nested too deeply", 1) from error
+
+
+@functools.lru_cache(4096)
+def _grows(source: str) -> bool:
+    return growth.grows(environment().parse(source))
 
 
 def sole_expression(source: str) -> str | None:
@@ -56,7 +84,17 @@ def sole_expression(source: str) -> str | None:
 
 
 def render(source: str, scope: Mapping[str, Any]) -> Json:
-    """The value of a template: of its own type if it is one expression, else text."""
+    """The value of a template: of its own type if it is one expression, else text. One that may
+    grow is evaluated in a process of its own: Excess or Relayed come from there."""
+    if not _grows(source):
+        return _render(source, scope)
+    for chain in references(environment().parse(source)):  # facts are gathered once, and here
+        if chain[0] == "facts" and len(chain) > 1 and chain[1] in scope.get("facts", ()):
+            scope["facts"][chain[1]]
+    return confined(lambda: _render(source, scope))
+
+
+def _render(source: str, scope: Mapping[str, Any]) -> Json:
     expression = sole_expression(source)
     if expression is None:
         return environment().from_string(source).render(scope)
@@ -67,6 +105,10 @@ def render(source: str, scope: Mapping[str, Any]) -> Json:
 def _plain(value: Any) -> Json:
     if isinstance(value, Undefined):
         value._fail_with_undefined_error()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"the result is {value}, which is no number to go on with")
+    if isinstance(value, int) and value.bit_length() > growth.MOST_BITS:
+        raise OverflowError("the number has too many digits")
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, str):
@@ -83,8 +125,10 @@ def references(tree: nodes.Template) -> Iterator[tuple[str, ...]]:
 
     `steps.build.outputs["python"]` gives the four names; `steps[x]` gives `steps` (and `x`).
     """
-    free = meta.find_undeclared_variables(tree)
-    yield from _chains(tree, free)
+    generator = meta.TrackingCodeGenerator(environment())
+    generator.optimizer = None  # as in find_undeclared_variables, but without folding constants
+    generator.visit(tree)
+    yield from _chains(tree, generator.undeclared_identifiers)
 
 
 def _chains(node: nodes.Node, free: set[str]) -> Iterator[tuple[str, ...]]:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 from runbook.document.errors import DocumentInvalid, Problem
 
 Path: TypeAlias = tuple[str | int, ...]
+LONGEST = 1000
+"""Characters of what is said of a problem: names in a document have no limit."""
 
 
 class Place(NamedTuple):
@@ -67,12 +69,16 @@ class Findings:
         expected: str = "",
         suggestion: str = "",
     ) -> None:
-        crumb = breadcrumb(path)
-        self.problems.append(Problem(self.file, *place, crumb, code, message, expected, suggestion))
+        said = [_cut(text) for text in (breadcrumb(path), code, message, expected, suggestion)]
+        self.problems.append(Problem(self.file, *place, *said))
 
     def fail(self, place: Place, code: str, message: str, expected: str = "") -> DocumentInvalid:
         self.report(place, (), code, message, expected)
         return DocumentInvalid(self.problems)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[:LONGEST] + "..."
 
 
 def breadcrumb(path: Iterable[str | int]) -> str:

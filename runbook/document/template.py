@@ -26,6 +26,8 @@ from typing import Any
 from runbook.document.words import NoTextError, as_text, describe
 from runbook.protocol import Json, StepFailure
 
+LONGEST_SHOWN = 200
+"""Characters of a template in a message."""
 OPERATORS = frozenset(("$ref", "$join", "$jinja", "$not", "$equal", "$differ"))
 
 _NAME = r"(?:inputs|facts|workspace|steps|check)(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
@@ -229,28 +231,42 @@ def _differ(operands: list[Any], scope: Mapping[str, Any]) -> Json:
 
 
 def _jinja(source: str, scope: Mapping[str, Any]) -> Json:
-    import jinja2
-
     from runbook.document import jinja
 
     try:
         return jinja.render(source, scope)
-    except NoTextError:
-        raise _no_text(f"a value in {source!r}") from None
-    except jinja2.UndefinedError as error:
-        raise StepFailure(
-            f"a name in {source!r} is not known",
-            code="template_undefined",
-            cause=str(error.message),
-            remedy="correct the name in the document, or guard the step with `when:`",
-        ) from error
     except Exception as error:  # an expression of the document's author can fail in any way
-        raise StepFailure(
-            f"the template {source!r} cannot be evaluated",
-            code="template_failed",
-            cause=f"{type(error).__name__}: {error}",
-            remedy="correct the template in the document",
-        ) from error
+        raise _failed(source, error) from error
+
+
+def _failed(source: str, error: Exception) -> StepFailure:
+    from runbook.document.confine import Excess, Relayed
+
+    kind = error.kind if isinstance(error, Relayed) else type(error).__name__
+    message = getattr(error, "message", None) or str(error)
+    template = repr(source if len(source) <= LONGEST_SHOWN else source[:LONGEST_SHOWN] + "...")
+    if kind == NoTextError.__name__:
+        return _no_text(f"a value in {template}")
+    if kind == "UndefinedError":
+        return StepFailure(
+            f"a name in {template} is not known",
+            code="template_undefined",
+            cause=message,
+            remedy="correct the name in the document, or guard the step with `when:`",
+        )
+    if isinstance(error, Excess):
+        return StepFailure(
+            f"the template {template} is too much to evaluate",
+            code="template_excess",
+            cause=message,
+            remedy="let it make less: a template is for names and paths, a step for data",
+        )
+    return StepFailure(
+        f"the template {template} cannot be evaluated",
+        code="template_failed",
+        cause=f"{kind}: {message}",
+        remedy="correct the template in the document",
+    )
 
 
 _OPERATIONS: Mapping[str, Any] = {

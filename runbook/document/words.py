@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from runbook.redact import without_password
+
 
 def describe(value: Any) -> str:
     """What kind of value this is, in the words of a document's author."""
@@ -37,3 +39,11 @@ def as_text(value: Any) -> str:
     if isinstance(value, (bool, Mapping, list, tuple)):
         return json.dumps(value, ensure_ascii=False)
     return str(value)
+
+
+def shown(value: Any) -> str:
+    """A scalar as it is shown in a message, cut if long, without the logins of URLs."""
+    if value is None or isinstance(value, (dict, list)):
+        return " without items" if value in ([], {}) else ""
+    text = without_password(value, "***@") if isinstance(value, str) else json.dumps(value)
+    return f" `{text if len(text) <= 60 else text[:57] + '...'}`"

@@ -10,7 +10,7 @@ from runbook.execution.outcome import Outcome
 from runbook.execution.recording import Recorder
 from runbook.planning.evaluate import Evaluator, Look
 from runbook.planning.planner import Decision, decide
-from runbook.protocol import Reason
+from runbook.protocol import Check, Reason, StepFailure
 from runbook.state.history import last_attempt
 
 if TYPE_CHECKING:
@@ -74,7 +74,13 @@ class Decider:
             self._refuse(look)
             return None
         if step["approve"] is not None and not (self.approve_all or name in self.approved):
-            question = self.evaluator.approval(step, look.check)
+            try:
+                question = self.evaluator.approval(step, look.check)
+            except StepFailure as failure:
+                reason = Reason(failure.code, f"{failure.message}: {failure.cause}", failure.remedy)
+                look.check = Check.unsatisfied(reason)
+                self._refuse(look)
+                return None
             event("step.waiting", step=name, state="waiting", question=question)
             end(name, "waiting", "run", decision.reasons, question=question)
             return None

@@ -138,6 +138,7 @@ class Evaluator:
 
     def __init__(self, book: Book, workspace: Workspace) -> None:
         self.workspace = workspace
+        self._source = book["source"]
         self.secrets = frozenset(book["secrets"])
         self.facts = Facts()
         self.outputs: dict[str, dict[str, Json]] = {}
@@ -248,7 +249,12 @@ class Evaluator:
     def approval(self, step: CompiledStep, check: Check) -> str:
         """The question that `approve` asks, rendered."""
         work = {"bytes": check.work.bytes, "seconds": check.work.seconds, "disk": check.work.disk}
-        return str(template.render(step["approve"], {**self._scope, "check": {"work": work}}))
+        try:
+            return str(template.render(step["approve"], {**self._scope, "check": {"work": work}}))
+        except StepFailure as failure:
+            failure.message = f"the question of step {step['id']} cannot be asked: {failure}"
+            failure.where = f"{self._source}:{step['line']}"
+            raise
 
     def _inputs(self, look: Look, kind: Step, version: str) -> dict[str, Json]:
         """Validated inputs; those of the checkpoint when nothing that makes them has changed,

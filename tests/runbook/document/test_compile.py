@@ -16,6 +16,7 @@ import pytest
 from runbook.document import compile as compiling
 from runbook.document.compile import BOOKS, compile_book, find_book
 from runbook.document.errors import DocumentInvalid
+from runbook.files import read_sealed, write_sealed
 
 WELLFORMED = Path(__file__).parent / "wellformed"
 FOLDER = "<folder>"
@@ -86,7 +87,7 @@ def test_an_unknown_book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         compile_book("mein.yaml", [], None, {})
     assert caught.value.errors[0]["suggestion"] == "mine.yaml"
     assert "No such file" in caught.value.errors[0]["message"]
-    with pytest.raises(DocumentInvalid, match="Is a directory"):
+    with pytest.raises(DocumentInvalid, match="it is a folder"):
         compile_book(f"{tmp_path}/books/", [], None, {})
 
 
@@ -197,10 +198,10 @@ def test_the_code_of_a_step_of_ones_own(compiler: Compiler) -> None:
 def test_the_code_that_compiles(compiler: Compiler) -> None:
     compiler()
     (file,) = compiler.cache.glob("*.json")
-    cached = json.loads(file.read_text())
+    cached = read_sealed(file)
     compiled_by = [name for name in cached["made_from"]["files"] if name.endswith("build.py")]
     cached["made_from"]["files"][compiled_by[0]][0] -= 1
-    file.write_text(json.dumps(cached))
+    write_sealed(file, cached)
     assert compiler()[1]
 
 

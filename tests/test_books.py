@@ -254,6 +254,26 @@ def test_mtp_head(tmp_path, prompts):
         assert steps["prompts"].count == capture.count == 256
 
 
+@pytest.mark.parametrize(
+    ("step", "given", "revision"),
+    [
+        ("prompts", {}, r"[0-9a-f]{40}"),
+        ("prompts", {"dataset": "a/b"}, "main"),
+        ("prompts", {"dataset": "a/b", "dataset_revision": "v1"}, "v1"),
+        ("prompts", {"dataset_revision": "v1"}, "v1"),
+        ("upstream", {}, r"[0-9a-f]{40}"),
+        ("upstream", {"upstream": "a/b"}, "main"),
+        ("upstream", {"upstream": "a/b", "upstream_revision": "v1"}, "v1"),
+        ("base", {}, "main"),
+    ],
+)
+def test_what_mtp_head_fetches_by_itself_is_pinned(tmp_path, step, given, revision):
+    book = compiled("mtp-head", tmp_path, base="owner/base", **given)
+    scope = {"inputs": book["inputs"], "facts": {}, "workspace": "/w", "steps": {}}
+    values = next(s["with"] for s in book["steps"] if s["id"] == step)
+    assert re.fullmatch(revision, template.render(values["revision"], scope))
+
+
 @pytest.mark.parametrize("book", sorted(BOOKS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_no_step_runs_without_an_end(tmp_path, book):
     for step in compiled(book.stem, tmp_path)["steps"]:

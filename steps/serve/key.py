@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,8 +68,10 @@ def read(file: Path | None) -> str | None:
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
+    if host in ("127.0.0.1", "::1", "localhost"):
         return True
+    from ipaddress import ip_address
+
     try:
         return ip_address(host).is_loopback
     except ValueError:

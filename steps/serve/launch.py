@@ -12,11 +12,13 @@ from runbook.files import read_json, write_json
 from runbook.protocol import Context, StepFailure
 from runbook.steps.common import deaths, endpoint, jit, ports
 from runbook.steps.common.service import Service
+from runbook.steps.common.starting.log import PHASES
 from runbook.steps.serve import changes, key
 from runbook.steps.serve.beforehand import require_model_folder, require_program
 from runbook.steps.serve.command import spec
 from runbook.steps.serve.readiness import Startup
 from runbook.steps.serve.supervisor import SystemdUser, keeper_of, supervisor
+from runbook.units import duration
 
 CANCEL_GRACE = 3.0
 RECOVERY_SECONDS = 30.0
@@ -75,7 +77,7 @@ class Launch:
             if endpoint.health(address, self.inputs.port) == "healthy":
                 return True
             if time.monotonic() > deadline:
-                self.ctx.log(f"the server did not answer for {RECOVERY_SECONDS:g} seconds")
+                self.ctx.notice(f"the server did not answer for {RECOVERY_SECONDS:g} seconds")
                 return False
             time.sleep(0.1)
         return running.alive()
@@ -107,6 +109,8 @@ class Launch:
             self.ctx.log(f"wait for the server that starts already, process {pid}")
         found = Startup(self.ctx, self.inputs, running).wait()
         running.mark_ready(found | {"supervisor": running.spec["keeper"]})
+        took = ", ".join(f"{PHASES[name]} {duration(s)}" for name, s in found["phases"].items())
+        self.ctx.log(f"it took {duration(found['start_seconds'])}: {took}")
 
     def _start(self) -> Service:
         inputs = self.inputs

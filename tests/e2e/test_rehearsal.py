@@ -104,7 +104,9 @@ def test_a_dead_server_is_seen_and_started_again(rehearsal):
     rehearsal.json("run")
     assert "the server is started again" in str(rehearsal.events("attempt."))
     ran = [e["step"] for e in rehearsal.events("attempt.started")]
-    assert sorted(ran) == ["publish", "serve", "smoke"]
+    # What was made from the local hub's is looked at anew with it; nothing is built.
+    assert {"publish", "serve", "smoke"} <= set(ran)
+    assert "build" not in ran
     assert rehearsal.ask("ping") == ANSWER
 
 

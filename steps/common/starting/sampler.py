@@ -86,12 +86,12 @@ class Gpus:
         self.ended = threading.Event()
         threading.Thread(target=self._ask, daemon=True).start()
 
-    def use(self, pids: set[int]) -> tuple[int, ...] | None:
+    def use(self, pids: set[int]) -> tuple[int, ...]:
         """The use in percent of the GPUs that these processes use, of all if NVML does not know
-        the processes (as in a container); None if there are none, or NVML does not answer."""
+        the processes (as in a container); empty if NVML does not answer."""
         at, gpus = self.seen
-        if not gpus or time.monotonic() - at > GPU_STALE_SECONDS:
-            return None
+        if time.monotonic() - at > GPU_STALE_SECONDS:
+            return ()
         own = [percent for percent, users in gpus if users & pids]
         return tuple(own or [percent for percent, _ in gpus])
 

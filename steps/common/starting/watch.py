@@ -61,7 +61,8 @@ class Sample:
     steps: int = 0
     """Steps of the engine, by its metrics, once it serves."""
     gpus: tuple[int, ...] | None = None
-    """Use of each GPU in percent; None if it is not known."""
+    """Use of each GPU in percent; empty if there are some and NVML does not tell; None if there
+    are none."""
     on_disk: tuple[str, ...] = ()
     """Processes that wait for a disk (state D)."""
     stopped: tuple[str, ...] = ()
@@ -95,7 +96,9 @@ def judge(samples: Sequence[Sample]) -> Verdict | None:
     evidence = _evidence(quiet)
     if on_gpus and _share(known, lambda use: min(use) >= BUSY_PERCENT) > 0.95:
         return Verdict("collective_hang", evidence)
-    idle = not on_gpus or _share(known, lambda use: max(use) <= IDLE_PERCENT) > 0.95
+    idle = all(s.gpus is None for s in quiet) or (
+        on_gpus and _share(known, lambda use: max(use) <= IDLE_PERCENT) > 0.95
+    )
     runs = sum(s.runnable > 0 for s in quiet) > len(quiet) / 2
     if idle and not runs and _flat(quiet[0], now) and not any(s.on_disk for s in quiet):
         tuning = now.phase == "autotune"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,7 +121,38 @@ class TestSampler:
         assert gpus.use({7, 8}) == (90,)
         assert gpus.use({9}) == (90, 10), "a container's processes have other numbers"
         gpus.seen = (time.monotonic() - 60, gpus.seen[1])
-        assert gpus.use({7}) is None
+        assert gpus.use({7}) == ()
+
+    def test_the_use_is_asked_of_nvml_until_it_fails(self, monkeypatch):
+        class NVMLError(Exception):
+            pass
+
+        uses = iter([(97, 3), (98, 4)])
+
+        def rates(handle):
+            if handle == 0:
+                rates.now = next(uses, None)
+            if rates.now is None:
+                raise NVMLError
+            return SimpleNamespace(gpu=rates.now[handle])
+
+        nvml = SimpleNamespace(
+            NVMLError=NVMLError,
+            nvmlInit=lambda: None,
+            nvmlDeviceGetCount=lambda: 2,
+            nvmlDeviceGetHandleByIndex=lambda number: number,
+            nvmlDeviceGetUtilizationRates=rates,
+            nvmlDeviceGetComputeRunningProcesses=lambda handle: [SimpleNamespace(pid=70 + handle)],
+        )
+        monkeypatch.setitem(sys.modules, "pynvml", nvml)
+        monkeypatch.setattr("runbook.steps.common.starting.sampler.GPU_SECONDS", 0.001)
+        gpus = Gpus()
+        deadline = time.monotonic() + 10
+        while gpus.use({70}) != (98,):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert gpus.use({71}) == (4,)
+        assert gpus.use({70, 71}) == (98, 4)
 
     def test_time_of_processes_that_ended_stays_counted(self, monkeypatch):
         from runbook.process import Identity

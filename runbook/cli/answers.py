@@ -3,7 +3,7 @@ test compares. Readers ignore fields that they do not know."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from typing_extensions import NotRequired, TypedDict  # noqa: UP035 (pydantic before Python 3.12)
 
@@ -30,6 +30,7 @@ class Envelope(TypedDict):
     schema: Schema
     ok: bool
     next: list[str]
+    inputs: NotRequired[dict[str, Any]]
     error: NotRequired[Error]
 
 

@@ -8,8 +8,10 @@ from typing import Any
 from runbook import errors
 from runbook.cli.options import selecting
 from runbook.remedy import Remedy
+from runbook.state.recorded import approvals
 
 WAIT = ("--timeout", "60")
+SETTLED = ("satisfied", "inactive")
 
 
 def after_run(code: int, answer: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[Remedy]:
@@ -27,17 +29,30 @@ def after_status(body: Mapping[str, Any]) -> list[Remedy]:
     state = body["run"]["state"] if body["run"] is not None else "none"
     if state in ("running", "orphaned"):
         return [Remedy("wait", WAIT), Remedy("cancel")]
-    if all(e["state"] in ("satisfied", "inactive") for e in body["steps"]):
+    if all(e["state"] in SETTLED for e in body["steps"]):
         return [Remedy("plan")]
     return _after_steps(body["steps"])
+
+
+def continuing(chosen: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The selection of a run that did not end well, as far as the run that continues it needs it
+    again: what was forced and has ended well is not forced again."""
+    settled = {entry["id"] for entry in steps if entry["state"] in SETTLED}
+    rest = {
+        "start": None if chosen.get("start") in settled else chosen.get("start"),
+        "until": chosen.get("until"),
+        "only": [name for name in chosen.get("only", ()) if name not in settled],
+        "force": [name for name in chosen.get("force", ()) if name not in settled],
+    }
+    return selecting(rest)
 
 
 def _after_steps(steps: Sequence[Mapping[str, Any]]) -> list[Remedy]:
     """An approval if one is asked for; else the logs of what failed, and another run unless that
     would fail in the same way."""
-    waiting = [entry["id"] for entry in steps if entry["state"] == "waiting"]
+    waiting = [entry for entry in steps if entry["state"] == "waiting"]
     if waiting:
-        return [Remedy("run", tuple(w for name in waiting for w in ("--approve", name)))]
+        return [Remedy("run", approvals(waiting))]
     failed = [entry for entry in steps if entry["state"] == "failed"]
     logs = [Remedy("logs", (entry["id"], "--errors")) for entry in failed]
     hopeless = failed and not any((entry["error"] or {}).get("retryable") for entry in failed)

@@ -11,7 +11,7 @@ import click
 
 from runbook.cli import completing, words
 from runbook.cli.defects import as_failure
-from runbook.cli.target import Target
+from runbook.cli.target import Given, Target
 from runbook.cli.verbs import VERBS
 from runbook.errors import USAGE, Failure, RunbookError
 
@@ -33,9 +33,15 @@ def verb(name: str) -> Callable[[Function], Function]:
         ),
     ]
     if spec.sets:
-        shared.append(
-            click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set an input.")
-        )
+        holds = "; it holds from now on." if name == "run" else " for this once."
+        shared += [
+            click.option(
+                "--set", "sets", multiple=True, metavar="KEY=VALUE", help=f"Set an input{holds}"
+            ),
+            click.option(
+                "--unset", multiple=True, metavar="KEY", help="An input has its default again."
+            ),
+        ]
     if spec.steps == "none":
         shared.append(click.argument("book", required=False, shell_complete=completing.books))
     else:
@@ -60,6 +66,7 @@ def verb(name: str) -> Callable[[Function], Function]:
             given: tuple[str, ...] = (),
             old_book: str | None = None,
             sets: tuple[str, ...] = (),
+            unset: tuple[str, ...] = (),
             **rest: Any,
         ) -> Any:
             if old_book is not None:
@@ -67,7 +74,7 @@ def verb(name: str) -> Callable[[Function], Function]:
             if spec.steps != "none":
                 book, steps = words.split(name, given)
                 rest["steps"] = steps
-            target = Target(name, book, workspace, sets, as_json)
+            target = Target(name, Given(book, workspace, sets, unset), as_json)
             try:
                 if spec.steps == "one" and len(rest["steps"]) != 1:
                     raise words.one_step(name, target.book["steps"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runbook.cli.envelope import print_json
@@ -38,7 +38,7 @@ def execute(
     *,
     renderer: Renderer,
     jobs: int,
-    approved: Collection[str],
+    approved: Mapping[str, str],
     approve_all: bool,
     as_json: bool,
 ) -> tuple[dict[str, Any], int]:

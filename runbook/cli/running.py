@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from runbook import errors
 from runbook.cli.completing import steps as complete_steps
-from runbook.cli.following import after_run
+from runbook.cli.following import SETTLED, after_run, continuing
 from runbook.cli.options import selecting, selection, verb
 from runbook.cli.target import Target
 from runbook.remedy import Remedies, Remedy, load
+
+JOBS = 2
 
 
 @click.command()
@@ -87,12 +89,14 @@ def _said(answer: Mapping[str, Any]) -> str:
 @click.command()
 @verb("run")
 @selection
-@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Steps at once.")
+@click.option(
+    "--jobs", type=click.IntRange(1), default=JOBS, show_default=True, help="Steps at once."
+)
 @click.option(
     "--approve",
     multiple=True,
-    metavar="STEP",
-    help="Approve what STEP asks.",
+    metavar="STEP[=DIGEST]",
+    help="Approve what STEP asked last, or the question with that digest.",
     shell_complete=complete_steps,
 )
 @click.option("--yes", is_flag=True, help="Approve everything.")
@@ -109,6 +113,7 @@ def run(
     from runbook.planning.planner import select
 
     chosen_steps = select(target.book["steps"], **chosen)
+    approved = dict(_approval(target, given) for given in approve)
     if detach:
         from runbook.cli.detaching import detach as start
 
@@ -117,6 +122,8 @@ def run(
     from runbook.execution.holding import hold_for_run
 
     lock = hold_for_run(target.workspace)
+    target.record(chosen)
+    target.selection = selecting(chosen)
     answer, code = execute(
         target.book,
         target.workspace,
@@ -124,15 +131,37 @@ def run(
         lock,
         renderer=target.renderer,
         jobs=jobs,
-        approved=approve,
+        approved=approved,
         approve_all=yes,
         as_json=target.as_json,
     )
     follow = after_run(code, answer, chosen)
+    target.selection = [
+        *continuing(chosen, answer["body"]["steps"]),
+        *_again(answer, approve, jobs),
+    ]
     ok = code == errors.DONE
     final = target.answer(ok, answer["body"], error=answer["error"], next=follow)
     target.say(final, outcome)
     return code
+
+
+def _approval(target: Target, given: str) -> tuple[str, str]:
+    """The step and the digest of an argument of `--approve`; refuses a step that is not there."""
+    from runbook.planning.planner import require_steps
+
+    step, _, digest = given.partition("=")
+    require_steps(target.book["steps"], step)
+    return step, digest
+
+
+def _again(answer: Mapping[str, Any], approve: Sequence[str], jobs: int) -> list[str]:
+    """What else the run that continues needs: the approvals of what has not ended well."""
+    settled = {e["id"] for e in answer["body"]["steps"] if e["state"] in SETTLED}
+    asking = {e["id"] for e in answer["body"]["steps"] if e["state"] == "waiting"}
+    kept = [a for a in approve if a.partition("=")[0] not in settled | asking]
+    words = [word for given in kept for word in ("--approve", given)]
+    return words if jobs == JOBS else [*words, "--jobs", str(jobs)]
 
 
 def outcome(final: Mapping[str, Any]) -> str:

@@ -2,46 +2,116 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runbook.cli import envelope
 from runbook.cli.remedies import Renderer
 from runbook.cli.verbs import VERBS
-from runbook.document.compile import compile_book
-from runbook.errors import Failure
+from runbook.document.compile import compile_book, name_of
+from runbook.errors import USAGE, Failure, RunbookError
 from runbook.planning.context import default_cache
+from runbook.redact import Redactor
 from runbook.remedy import Remedy
+from runbook.state import recorded
 from runbook.state.workspace import Workspace, default_workspace
+
+if TYPE_CHECKING:
+    from runbook.document.compiled import Book
+
+NARROWING = ("--from", "--until", "--only")
+
+
+class Given(NamedTuple):
+    """What the command line says of a target."""
+
+    book: str | None = None
+    workspace: Path | None = None
+    sets: tuple[str, ...] = ()
+    unset: tuple[str, ...] = ()
 
 
 class Target:
-    """The book and workspace of one call of `verb`."""
+    """The book and workspace of one call of `verb`. Inputs are what the command gives, else what
+    an earlier run recorded in the workspace."""
 
-    def __init__(
-        self,
-        verb: str,
-        book: str | None,
-        workspace: Path | None,
-        sets: Sequence[str] = (),
-        as_json: bool = False,
-    ) -> None:
-        self.verb, self.as_json = verb, as_json
-        self.argument, self._folder, self._sets = book, workspace, sets
-        cache = default_cache() / "compiled" if verb != "validate" else None
+    def __init__(self, verb: str, given: Given, as_json: bool = False) -> None:
+        self.verb, self.given, self.as_json = verb, given, as_json
+        self.unrecorded = bool(given.sets or given.unset)
+        self.selection: Sequence[str] = ()
+        """The arguments of the run at hand that one which continues it needs again."""
         self.renderer = Renderer(self.command)
         try:
-            required = VERBS[verb].inputs
-            self.book = compile_book(book, sets, cache, os.environ, require_inputs=required)
+            self.workspace, self.recorded, self.book = self._open()
         except Failure as problem:
             self.renderer.failure(problem)
             raise
         self.renderer = Renderer(self.command, self.book["steps"], self.book["declared"])
-        root = workspace.absolute() if workspace is not None else None
-        self.workspace = Workspace(root or default_workspace(self.book["name"]))
+
+    def _open(self) -> tuple[Workspace, recorded.Recorded, Book]:
+        """The workspace, what is recorded there, and the book compiled with that."""
+        given = self.given
+        if given.workspace is not None:
+            root = given.workspace.absolute()
+        else:
+            name = name_of(given.book) or self._compile({}, False)["name"]
+            root = default_workspace(name)
+        workspace = Workspace(root)
+        found = recorded.read(workspace.state)
+        held = {k: v for k, v in found.inputs.items() if k not in given.unset}
+        required = VERBS[self.verb].inputs
+        try:
+            book = self._compile(held, required)
+        except Failure:
+            if required or not held or self.verb == "validate":
+                raise
+            book = self._compile({}, False)  # who only watches needs no inputs
+        for name in given.unset:
+            if name not in book["declared"] and name not in found.inputs:
+                raise _unknown_input(name, list(book["declared"]))
+        return workspace, found, book
+
+    def _compile(self, held: Mapping[str, str], required: bool) -> Book:
+        cache = default_cache() / "compiled" if self.verb != "validate" else None
+        return compile_book(
+            self.given.book,
+            self.given.sets,
+            cache,
+            os.environ,
+            recorded=held,
+            require_inputs=required,
+        )
+
+    def record(self, chosen: Mapping[str, Any]) -> None:
+        """Record the inputs that the command gives, which then hold, and what it selects. A value
+        that holds a secret is not recorded."""
+        redactor = Redactor(self.book["secrets"])
+        declared = self.book["declared"]
+        inputs = {k: v for k, v in self.recorded.inputs.items() if k in declared}
+        for name in self.given.unset:
+            inputs.pop(name, None)
+        for item in self.given.sets:
+            name, _, text = item.partition("=")
+            name = name.strip()
+            if declared[name]["type"] == "path":
+                text = str(self._value(name))  # it counted from the folder of this command
+            inputs[name] = text
+        inputs = {k: v for k, v in inputs.items() if redactor.text(v) == v}
+        new = recorded.Recorded(inputs, {k: v for k, v in _plain(chosen).items() if v})
+        if new != self.recorded:
+            recorded.write(self.workspace.state, new)
+        given = {item.partition("=")[0].strip() for item in self.given.sets}
+        self.unrecorded = not given <= inputs.keys()
+
+    def _value(self, name: str) -> Any:
+        value: Any = self.book["inputs"]
+        for part in name.split("."):
+            value = value[part]
+        return value
 
     def command(self, verb: str, *arguments: str) -> str:
         """A complete command line. A verb that works on no book, or on another one that the
@@ -52,14 +122,27 @@ class Target:
         if spec.steps == "none" and arguments and not arguments[0].startswith("-"):
             return shlex.join(["runbook", verb, *arguments])
         words = ["runbook", verb]
-        if self.argument is not None:
-            words.append(self.argument)
+        if self.given.book is not None:
+            words.append(self.given.book)
         words += arguments
-        if self._folder is not None:
-            words += ["--workspace", str(self._folder)]
-        if spec.sets:
-            words += [word for item in self._sets for word in ("--set", item)]
+        if verb == "run":
+            words += self._continuing(arguments)
+        if self.given.workspace is not None:
+            words += ["--workspace", str(self.given.workspace)]
+        if spec.sets and self.unrecorded:
+            words += [word for item in self.given.sets for word in ("--set", item)]
+            words += [word for item in self.given.unset for word in ("--unset", item)]
         return shlex.join(words)
+
+    def _continuing(self, arguments: Sequence[str]) -> list[str]:
+        """The selection of the run at hand, as far as a command does not choose for itself."""
+        pairs = list(zip(self.selection[::2], self.selection[1::2], strict=True))
+        there = set(itertools.pairwise(arguments))
+        if "--only" in arguments or "--until" in arguments:
+            pairs = [pair for pair in pairs if pair[0] not in (*NARROWING, "--force")]
+        elif "--from" in arguments:
+            pairs = [pair for pair in pairs if pair[0] not in ("--from", "--only", "--force")]
+        return [word for pair in pairs if pair not in there for word in pair]
 
     def answer(
         self,
@@ -72,6 +155,8 @@ class Target:
         """The answer of the verb, its remedies rendered."""
         lines = [self.renderer.command(n) if isinstance(n, Remedy) else n for n in next]
         following = [line for line in lines if line]
+        inputs = Redactor(self.book["secrets"]).data(self.book["given"])
+        body = {**body, "inputs": inputs}
         answer = envelope.document(self.verb, ok, body, error=error, next=following)
         completed: dict[str, Any] = self.renderer.complete(answer)
         return completed
@@ -82,3 +167,21 @@ class Target:
             envelope.print_json(answer)
         else:
             envelope.print_human(answer, human)
+
+
+def _plain(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """A selection as JSON has it."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in chosen.items()}
+
+
+def _unknown_input(name: str, known: Sequence[str]) -> RunbookError:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, 1)
+    return RunbookError(
+        f"there is no input `{name}`" + (f"; did you mean `{near[0]}`?" if near else ""),
+        code="unknown_input",
+        exit_code=USAGE,
+        cause="the inputs are: " + ", ".join(known) if known else "the document has no inputs",
+        remedy="name one of them",
+    )

@@ -46,7 +46,6 @@ VERBS: dict[str, Verb] = {
         "runbook.cli.answers:Destroy",
         steps="many",
         sets=True,
-        inputs=True,
     ),
     "report": Verb("runbook.cli.reporting:report", "runbook.cli.answers:Report"),
     "bundle": Verb("runbook.cli.reporting:bundle", "runbook.cli.answers:Bundle"),

@@ -10,7 +10,7 @@ import click
 
 from runbook import errors
 from runbook.cli import envelope
-from runbook.cli.following import WAIT, after_status
+from runbook.cli.following import WAIT, after_status, continuing
 from runbook.cli.options import verb
 from runbook.cli.target import Target
 from runbook.errors import error_dict
@@ -24,10 +24,23 @@ POLL_SECONDS = 0.2
 def status(target: Target) -> None:
     """Show where each step stands."""
     from runbook.cli import human
+
+    body = _read(target)
+    target.say(target.answer(True, body, next=after_status(body)), human.status)
+
+
+def _read(target: Target) -> dict[str, Any]:
+    """What `status` says; a command that continues the latest run selects what that did."""
     from runbook.state.status import status as read_status
 
     body = read_status(target.book, target.workspace)
-    target.say(target.answer(True, body, next=after_status(body)), human.status)
+    run, chosen = body["run"], target.recorded.chosen
+    if run is not None and run["exit_code"] != errors.DONE:
+        known = {entry["id"] for entry in body["steps"]}
+        named = {chosen.get("start"), chosen.get("until"), *chosen.get("only", ())} - {None}
+        if named <= known:
+            target.selection = continuing(chosen, body["steps"])
+    return body
 
 
 @click.command()
@@ -38,10 +51,9 @@ def wait(target: Target, timeout: float | None, since: int | None) -> int:
     """Wait for the run that is going on; its exit code, or 7 if it takes longer."""
     from runbook.cli import human
     from runbook.state import journal
-    from runbook.state.status import status as read_status
 
     _until_free(target, timeout)
-    body = read_status(target.book, target.workspace)
+    body = _read(target)
     latest = target.workspace.latest()
     found = list(journal.read(latest, since)) if latest is not None and since is not None else []
     body["events"] = found
@@ -74,7 +86,10 @@ def _ended(target: Target, run: Mapping[str, Any] | None) -> tuple[int, dict[str
     from runbook.state.status import latest_run
 
     if run is None:
-        return errors.DONE, None
+        begin = Remedy("run", text="begin one: {command}")
+        return errors.PRECONDITION, error_dict(
+            "never_ran", "there is no run to wait for: this workspace never had one", remedy=begin
+        )
     if run["state"] in ("running", "orphaned"):
         again = Remedy("wait", WAIT, text="wait again: {command}")
         return errors.STILL_RUNNING, error_dict(

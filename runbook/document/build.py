@@ -36,6 +36,7 @@ def build(
     sets: Sequence[str],
     env: Mapping[str, str],
     *,
+    recorded: Mapping[str, str] | None = None,
     require_inputs: bool = True,
 ) -> Built:
     """Compile the document at `path`, whose content is `data`. Raises DocumentInvalid."""
@@ -47,7 +48,7 @@ def build(
     nodes = _step_nodes(source)
     document, good = _validate(source, nodes)
     declared = Declarations(source)
-    resolved = inputs.resolve(declared.inputs, declared.secrets, sets, env)
+    resolved = inputs.resolve(declared.inputs, declared.secrets, sets, env, recorded)
     if require_inputs:
         declared.without_value(resolved)
     steps = Steps(source, nodes, good, str(path.parent))
@@ -60,6 +61,7 @@ def build(
         "description": document.description,
         "source": str(path),
         "inputs": resolved.nested(),
+        "given": resolved.given,
         "declared": {
             name: {"type": spec.type, "default": spec.default}
             for name, spec in declared.inputs.items()

@@ -9,12 +9,14 @@ import gc
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import runbook
+from runbook.errors import Failure
 from runbook.files import read_sealed, write_sealed
 from runbook.remedy import Remedy
 
@@ -28,6 +30,7 @@ DEFAULT_BOOK = "deepseek-v4-flash"
 KEPT = 64
 LARGEST = 16 << 20
 """Bytes of a document."""
+_NAME = re.compile(rb"^name:[ \t]+([A-Za-z0-9._-]+)[ \t]*(?:#.*)?$", re.MULTILINE)
 
 
 def compile_book(
@@ -36,28 +39,31 @@ def compile_book(
     cache_dir: Path | None,
     env: Mapping[str, str],
     *,
+    recorded: Mapping[str, str] | None = None,
     require_inputs: bool = True,
 ) -> Book:
     """The compiled form of a document: plain JSON.
 
-    `sets` are `NAME=VALUE`. Templates that read nothing but inputs are evaluated already. Without
-    `require_inputs`, inputs may lack values: the document is compiled to be checked, not run.
+    `sets` are `NAME=VALUE`; `recorded` are values of an earlier command, which they go over.
+    Templates that read nothing but inputs are evaluated already. Without `require_inputs`, inputs
+    may lack values: the document is compiled to be checked, not run.
     Raises DocumentInvalid with all errors.
     """
     path = find_book(book)
     data = _read(book, path)
     digest = hashlib.sha256(data).hexdigest()
-    file = cache_dir / _key(digest, path, sets, require_inputs) if cache_dir else None
+    given = [*sets, *(["recorded", *map("=".join, recorded.items())] if recorded else [])]
+    file = cache_dir / _key(digest, path, given, require_inputs) if cache_dir else None
     if cache_dir is not None:
         # What was compiled with all inputs serves who needs none as well.
         for strict in (True,) if require_inputs else (True, False):
-            cached = _load(cache_dir / _key(digest, path, sets, strict))
+            cached = _load(cache_dir / _key(digest, path, given, strict))
             if cached is not None and _fresh(cached["made_from"], env):
                 return _unpack(cached)
 
     from runbook.document.build import build
 
-    built = build(data, path, sets, env, require_inputs=require_inputs)
+    built = build(data, path, sets, env, recorded=recorded, require_inputs=require_inputs)
     compiled: Any = {**built.book, "digest": digest, "version": runbook.__version__}
     if file is not None:
         made_from = {
@@ -102,6 +108,15 @@ def find_book(book: str | None) -> Path:
         if not Path(book).is_file():
             raise _unknown(book)
     return Path(os.path.abspath(Path(book).expanduser()))
+
+
+def name_of(book: str | None) -> str:
+    """The name that a document gives itself, as far as one line of its text tells; "" if not."""
+    try:
+        found = _NAME.findall(_read(book, find_book(book)))
+    except Failure:
+        return ""
+    return found[0].decode() if len(found) == 1 else ""
 
 
 def shipped_books() -> list[str]:

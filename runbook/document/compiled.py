@@ -44,6 +44,8 @@ class Book(TypedDict):
     """Of this package."""
     inputs: dict[str, Any]
     """Values, nested by the dots in their names."""
+    given: dict[str, Any]
+    """The inputs that differ from their defaults, by their whole names."""
     declared: dict[str, Any]
     """Of each input its `type` and its `default`, None if it has none."""
     secrets: list[str]

@@ -26,6 +26,8 @@ class Resolved:
     unset: set[str] = field(default_factory=set)
     environment: dict[str, str | None] = field(default_factory=dict)
     folder: str | None = None
+    given: dict[str, Json] = field(default_factory=dict)
+    """Those that differ from their defaults."""
     problems: list[Problem] = field(default_factory=list)
 
     def nested(self) -> dict[str, Any]:
@@ -50,9 +52,12 @@ def resolve(
     secrets: Sequence[str],
     sets: Sequence[str],
     env: Mapping[str, str],
+    recorded: Mapping[str, str] | None = None,
 ) -> Resolved:
-    """Find each input's value. Inputs that have none are in `unset`. Names of secrets are refused
-    among `sets`."""
+    """Find each input's value: of `sets`, the environment, what was `recorded` of an earlier
+    command, the default. Inputs that have none are in `unset`. Names of secrets are refused among
+    `sets`."""
+    recorded = recorded or {}
     resolved = Resolved()
     given = _parse_sets(declared, secrets, sets, resolved)
     for name, spec in declared.items():
@@ -62,10 +67,17 @@ def resolve(
             _take(resolved, name, spec, given[name], f"--set {name}", env)
         elif env.get(key):
             _take(resolved, name, spec, env[key], f"environment variable {key}", env)
+        elif name in recorded:
+            origin = f"recorded in the workspace (--unset {name} removes it)"
+            _take(resolved, name, spec, recorded[name], origin, env)
         elif "default" in spec.model_fields_set:
             resolved.values[name] = _expand(spec, spec.default, resolved, env)
         else:
             resolved.unset.add(name)
+        if name in resolved.values:
+            default = _expand(spec, spec.default, resolved, env)
+            if "default" not in spec.model_fields_set or resolved.values[name] != default:
+                resolved.given[name] = resolved.values[name]
     return resolved
 
 

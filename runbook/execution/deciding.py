@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from runbook.errors import FAILED, PRECONDITION, error_dict
@@ -11,6 +11,7 @@ from runbook.execution.recording import Recorder
 from runbook.planning.evaluate import Evaluator, Look
 from runbook.planning.planner import Decision, decide
 from runbook.protocol import Check, Reason, StepFailure
+from runbook.state import recorded
 from runbook.state.history import last_attempt
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Decider:
         evaluator: Evaluator,
         record: Recorder,
         outcome: Outcome,
-        approved: Collection[str],
+        approved: Mapping[str, str],
         approve_all: bool,
     ) -> None:
         self.evaluator = evaluator
@@ -73,19 +74,33 @@ class Decider:
         if look.inputs is None:
             self._refuse(look)
             return None
-        if step["approve"] is not None and not (self.approve_all or name in self.approved):
+        if step["approve"] is not None and not self.approve_all:
             try:
-                question = self.evaluator.approval(step, look.check)
+                question = self.record.redactor.text(self.evaluator.approval(step, look.check))
             except StepFailure as failure:
                 reason = Reason(failure.code, f"{failure.message}: {failure.cause}", failure.remedy)
                 look.check = Check.unsatisfied(reason)
                 self._refuse(look)
                 return None
-            event("step.waiting", step=name, state="waiting", question=question)
-            end(name, "waiting", "run", decision.reasons, question=question)
-            return None
+            if refusal := self._not_approved(name, question):
+                recorded.ask(self.evaluator.workspace.state, name, question)
+                event("step.waiting", step=name, state="waiting", question=question)
+                more = {"cause": refusal} if name in self.approved else {}
+                end(name, "waiting", "run", decision.reasons, question=question, **more)
+                return None
         end(name, "running", "run", decision.reasons)
         return look
+
+    def _not_approved(self, name: str, question: str) -> str:
+        """Why a question is not approved; "" if it is. Who names no digest approves what was asked
+        last, or whatever is asked first."""
+        if name not in self.approved:
+            return "nobody approved it"
+        asked = recorded.asked(self.evaluator.workspace.state).get(name, "")
+        wanted = self.approved[name] or asked
+        if wanted in ("", recorded.question_digest(question)):
+            return ""
+        return "the step asks something else now than what was approved"
 
     def _foresee(self, first: str) -> bool:
         """Whether a step after the one that is to run refuses its inputs already: then nothing

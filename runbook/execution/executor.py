@@ -4,8 +4,9 @@ verifies, records. One thread, one loop; the work is in the attempts' processes.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from runbook.execution.attempts import Attempt, Attempts
@@ -37,6 +38,7 @@ def start_attempt(
 
 class Executor:
     """One run. `execute` returns its exit code; `outcome` then says how each step ended.
+    `approved` names steps whose questions are approved, each with the question's digest, or "".
 
     `attempt` starts one; tests give another.
     """
@@ -49,7 +51,7 @@ class Executor:
         lock: int,
         *,
         jobs: int = 2,
-        approved: Collection[str] = (),
+        approved: Mapping[str, str] = MappingProxyType({}),
         approve_all: bool = False,
         listener: Callable[[dict[str, Any]], None] = lambda event: None,
         on_progress: Callable[[str, Mapping[str, Any]], None] = lambda step, message: None,

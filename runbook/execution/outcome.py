@@ -10,6 +10,7 @@ from runbook.errors import APPROVAL, CANCELLED, DONE, FAILED, PRECONDITION, erro
 from runbook.planning.planner import Selection
 from runbook.protocol import Reason
 from runbook.remedy import Remedy, load
+from runbook.state.recorded import approvals
 
 # The signal that `runbook cancel` sends, to be told apart from SIGTERM by init or a shell.
 CANCEL_SIGNAL = signal.SIGUSR1
@@ -76,11 +77,11 @@ class Outcome:
             )
         if waiting := self.of_state("waiting"):
             first = waiting[0]
-            approvals = tuple(word for e in waiting for word in ("--approve", e["id"]))
             return error_dict(
                 "approval",
                 f"step {first['id']} waits for approval: {first['question']}",
-                remedy=Remedy("run", approvals),
+                cause=first.get("cause", ""),
+                remedy=Remedy("run", approvals(waiting)),
                 retryable=True,
                 step=first["id"],
             )

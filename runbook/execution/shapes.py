@@ -16,6 +16,7 @@ class RunStep(TypedDict):
     reasons: list[Reason]
     seconds: NotRequired[float]
     question: NotRequired[str]
+    cause: NotRequired[str]
     error: NotRequired[Error]
     exit_code: NotRequired[int]
 

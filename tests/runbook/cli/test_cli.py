@@ -39,7 +39,7 @@ def test_committed_schemas_are_current():
 def test_every_verb_answers_in_json(two):
     assert two.json("validate")["book"] == "test"
     assert two.json("status")["run"] is None
-    assert two.json("wait")["run"] is None
+    assert two.json("wait", code=3)["error"]["code"] == "never_ran"
     assert two.json("events")["events"] == []
     assert two.json("cancel")["cancelled"] is False
     assert two.json("destroy")["steps"] == []

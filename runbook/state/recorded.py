@@ -1,0 +1,61 @@
+"""What the user said and was asked, kept in the workspace: inputs hold until they are set
+otherwise, and an approval is one of the question that was asked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runbook.files import read_sealed, write_sealed
+
+INPUTS = "inputs.json"
+ASKED = "asked.json"
+DIGITS = 12
+"""Of a question's digest: enough to tell apart what one step may ask."""
+
+
+class Recorded(NamedTuple):
+    """`inputs` are texts as `--set` takes them, by name; `chosen` is the selection of the last
+    run, by the arguments of `planner.select`."""
+
+    inputs: dict[str, str]
+    chosen: dict[str, Any]
+
+
+def read(state: Path) -> Recorded:
+    """What was recorded; nothing if it was lost."""
+    found = read_sealed(state / INPUTS)
+    if not isinstance(found, dict):
+        return Recorded({}, {})
+    inputs, chosen = found.get("inputs"), found.get("chosen")
+    if not isinstance(inputs, dict) or not isinstance(chosen, dict):
+        return Recorded({}, {})
+    return Recorded({k: v for k, v in inputs.items() if isinstance(v, str)}, chosen)
+
+
+def write(state: Path, recorded: Recorded) -> None:
+    write_sealed(state / INPUTS, recorded._asdict())
+
+
+def question_digest(question: str) -> str:
+    """What an approval names a question by."""
+    return hashlib.sha256(question.encode(errors="surrogatepass")).hexdigest()[:DIGITS]
+
+
+def approvals(entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The arguments that approve what steps ask: of each its `id` and `question`."""
+    given = (f"{e['id']}={question_digest(e['question'])}" for e in entries)
+    return tuple(word for one in given for word in ("--approve", one))
+
+
+def asked(state: Path) -> dict[str, str]:
+    """Of each step the digest of the question that it asked last."""
+    found = read_sealed(state / ASKED)
+    return found if isinstance(found, dict) else {}
+
+
+def ask(state: Path, step: str, question: str) -> None:
+    """Record that a step asked."""
+    write_sealed(state / ASKED, {**asked(state), step: question_digest(question)})

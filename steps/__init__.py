@@ -33,6 +33,7 @@ EXCERPT = "runbook.steps.common.diagnoses:excerpt"
 
 # The verbs that steps add. `answers` is called with what the verb takes and the folder that
 # workspaces share; `answer` is the shape of the answer's body. A name with dashes is an option.
+# With `book` it takes a BOOK, and is given what is known of its steps: id, uses and with.
 VERBS: dict[str, Any] = {
     "diagnose": {
         "help": "Tell what failed, from a log: FILE, or standard input.\n\nAny log will do: of "
@@ -60,6 +61,13 @@ VERBS: dict[str, Any] = {
                 "help": "The patch series that the release has. Default: none, if --target.",
             },
         ],
+    },
+    "profiles": {
+        "help": "List the profiles of BOOK's server: flags, and figures with where they come from.",
+        "answers": "runbook.steps.verbs:profiles",
+        "answer": "runbook.steps.verbs:Profiles",
+        "book": True,
+        "takes": [],
     },
     "patches": {
         "help": "Show the patch series for a TARGET vLLM and the state of each patch.",

@@ -71,6 +71,23 @@ class Diagnose(TypedDict):
     diagnosis: Error | None
 
 
+class Profile(TypedDict):
+    """One profile of a serve step; `figures` say what it reaches, each with its provenance."""
+
+    step: str
+    name: str
+    default: bool
+    flags: dict[str, Any]
+    figures: list[dict[str, Any]]
+
+
+class Profiles(TypedDict):
+    """The answer of `profiles`."""
+
+    book: str
+    profiles: list[Profile]
+
+
 class PatchedFile(TypedDict):
     """A touched file, with the SHA-256 before and after; None where it is not there, or unknown."""
 
@@ -99,6 +116,13 @@ class Patches(TypedDict):
     """The answer of `patches`."""
 
     patches: list[Patch]
+
+
+class BookSteps(TypedDict):
+    """What is known of a book before it runs."""
+
+    name: str
+    steps: list[dict[str, Any]]
 
 
 class Said(TypedDict):
@@ -224,3 +248,28 @@ def _read_log(file: str) -> str:
             cause=str(problem),
             remedy="name a log file, or give its text on standard input",
         ) from problem
+
+
+def profiles(*, book: BookSteps, cache: Path) -> Said:
+    """The profiles of each step that serves."""
+    from runbook.steps.serve.profiles import NoProfile, chosen, described, words
+
+    found, lines = [], []
+    for step in book["steps"]:
+        if step["uses"] != "serve":
+            continue
+        given = step["with"]
+        try:
+            default, reason = chosen(given)
+        except NoProfile as problem:
+            default, reason = None, str(problem)
+        lines += [reason] if reason else []
+        for name, told in (given.get("profiles") or {}).items():
+            found.append({"step": step["id"], **described(name, told, name == default)})
+    for profile in found:
+        flags = ", ".join(f"{key} {value}" for key, value in profile["flags"].items())
+        mark = " (default)" if profile["default"] else ""
+        lines.append(f"{profile['name']}{mark}: {flags}")
+        lines += [f"  {words(figure)}" for figure in profile["figures"]]
+    text = "\n".join(lines) or f"{book['name']} has no profiles"
+    return {"body": {"book": book["name"], "profiles": found}, "text": text}

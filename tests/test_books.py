@@ -179,6 +179,17 @@ def test_flagship(tmp_path, profile):
     assert set(PROFILES) == set(steps["serve"].profiles)
 
 
+@pytest.mark.parametrize(
+    ("users", "context", "profile"),
+    [(None, None, "long-context"), (4, 200000, "mid"), (8, 100000, "throughput")],
+)
+def test_the_flagship_takes_the_profile_that_fits(tmp_path, users, context, profile):
+    sets = {} if users is None else {"users": users, "context": context}
+    serve = effective(inputs_of(compiled("deepseek-v4-flash", tmp_path, **sets))["serve"])
+    assert serve.profile == profile
+    assert serve.profile_reason
+
+
 def machine(told):
     """The facts of a machine that just meets an alternative of preflight's `hardware`."""
     count, hopper = told["gpus"], told["gpu_architecture"] == "9.0"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from runbook import errors
-from runbook.cli import envelope
+from runbook.cli import completing, envelope
 from runbook.cli.options import JSON
 from runbook.planning.context import default_cache
 
@@ -20,14 +21,34 @@ def command(name: str) -> click.Command:
 
     @JSON
     def call(as_json: bool, **given: Any) -> int:
+        if told.get("book"):
+            given["book"] = _known(given["book"])
         module, _, function = told["answers"].partition(":")
         said = getattr(importlib.import_module(module), function)(cache=default_cache(), **given)
         _print(name, said, as_json)
         return errors.DONE if said.get("error") is None else errors.PRECONDITION
 
+    if told.get("book"):
+        call = click.argument("book", required=False, shell_complete=completing.books)(call)
     for parameter in told["takes"]:
         call = _parameter(dict(parameter))(call)
     return click.command(name, help=told["help"])(call)
+
+
+def _known(book: str | None) -> dict[str, Any]:
+    """What is known of a book's steps before any of them has run."""
+    from runbook.document import template
+    from runbook.document.compile import compile_book
+
+    compiled = compile_book(
+        book, [], default_cache() / "compiled", os.environ, require_inputs=False
+    )
+    scope = {"inputs": compiled["inputs"], "steps": {}, "facts": {}}
+    steps = [
+        {"id": s["id"], "uses": s["uses"], "with": template.known(s["with"], scope)[0]}
+        for s in compiled["steps"]
+    ]
+    return {"name": compiled["name"], "steps": steps}
 
 
 def _parameter(told: dict[str, Any]) -> Any:

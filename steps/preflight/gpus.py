@@ -8,7 +8,7 @@ from typing import Any
 
 from runbook.protocol import Reason
 from runbook.steps.preflight.machine import Machine
-from runbook.steps.preflight.measures import MIB, REHEARSE, version
+from runbook.steps.preflight.measures import MIB, or_rehearse, version
 
 ACROSS_HOST = ("PHB", "NODE", "SYS")
 """Links over a PCIe host bridge or further: peer-to-peer there hangs on many machines."""
@@ -39,8 +39,7 @@ def driver(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
         yield Reason(
             "no_driver",
             "there is no NVIDIA driver",
-            f"install driver {want.driver_advised or want.driver} or later; without a GPU, "
-            f"`{REHEARSE}`",
+            or_rehearse(f"install driver {want.driver_advised or want.driver} or later"),
         )
     elif version(nvidia["driver"]) < version(want.driver):
         yield Reason(
@@ -78,7 +77,9 @@ def gpus(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
         "gpus_missing",
         f"needed are {needed}{_others(want)}, found "
         f"{f'{len(fit)} of {len(there)}: {seen}' if there else 'none'}",
-        "run on a machine that has them" + ("" if there else f"; without a GPU, `{REHEARSE}`"),
+        "run on a machine that has them"
+        if there
+        else or_rehearse("run on a machine that has them"),
     )
 
 

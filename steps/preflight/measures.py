@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from runbook.remedy import Remedy
+
 MIB = 1 << 20
 GIB = 1 << 30
 GB = 10**9
 
-REHEARSE = "runbook run rehearsal"
+REHEARSE = Remedy("run", ("rehearsal",))
 """The whole way, with a tiny model on the CPU."""
+
+
+def or_rehearse(text: str) -> Remedy:
+    """What else there is to do without a GPU."""
+    return replace(REHEARSE, text=f"{text}; without a GPU, {{command}}")
 
 
 def version(text: str) -> tuple[int, ...]:

@@ -42,6 +42,7 @@ class Serve:
                 "endpoint": f"{endpoint.url(inputs.host, inputs.port)}/v1",
                 "model": inputs.served_model_name,
                 "profile": inputs.profile,
+                "profile_reason": getattr(inputs, "profile_reason", None) or None,
                 "log": str(running.log),
                 "api_key_file": None if file is None else str(file),
                 "process": running.process.dump(),
@@ -54,8 +55,14 @@ class Serve:
         self, given: Mapping[str, Json], unknown: Collection[str], facts: Mapping[str, Any]
     ) -> Iterator[Reason]:
         """The rules that the flags break, as far as these are known."""
-        from runbook.steps.serve import rules
+        from runbook.steps.serve import profiles, rules
 
+        if not any(path.partition(".")[0] in ("profile", "users", "context") for path in unknown):
+            try:
+                profiles.chosen(given)
+            except profiles.NoProfile as problem:
+                remedy = "ask for less, or give the profile by name"
+                yield Reason("no_profile", str(problem), remedy)
         override: Any = given.get("override") or ()
         yield from rules.findings(rules.world(given, unknown, facts), override)
 

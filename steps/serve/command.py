@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from runbook.steps.serve import profiles
 from runbook.steps.serve.key import VARIABLE
 
 FLAGS = (
@@ -62,9 +63,9 @@ def effective(inputs: SimpleNamespace) -> SimpleNamespace:
     """The inputs with those of the chosen profile laid over them."""
     if inputs.profile is None:
         return inputs
-    over = inputs.profiles[inputs.profile]
     values = dict(vars(inputs))
-    for name, value in over.items():
+    values["profile"], values["profile_reason"] = profiles.chosen(values)
+    for name, value in inputs.profiles[values["profile"]].items():
         if name in ("env", "extra_args"):
             values[name] = values[name] + value
         elif value is not None:

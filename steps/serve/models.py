@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from runbook.steps.serve import profiles
+
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -136,6 +138,30 @@ class Flags(Strict):
         return given
 
 
+class Figure(Strict):
+    """What a profile reaches, and where that is known from."""
+
+    value: float = Field(description="The number.")
+    unit: Literal["tokens/s", "seconds to the first token"] = Field(
+        description="Of all streams together; per request."
+    )
+    streams: int = Field(1, ge=1, description="Requests side by side.")
+    kind: Literal["measured", "reported", "estimated"] = Field(
+        description="By a run of this book, by others, or by reckoning."
+    )
+    source: str = Field(description="Who says so, where.")
+    cards: str = Field(description="The GPUs that it holds for.")
+    power_watts: int | None = Field(None, ge=1, description="Their power limit.")
+
+
+class Profile(Flags):
+    """A named set of flags."""
+
+    figures: list[Figure] = Field(
+        default_factory=list, description="What it reaches, each with its provenance."
+    )
+
+
 class Inputs(Flags):
     """What is served, how, and where."""
 
@@ -153,8 +179,14 @@ class Inputs(Flags):
         "where a key is required.",
     )
 
-    profile: str | None = Field(None, description="The profile to serve with, by name.")
-    profiles: dict[str, Flags] = Field(
+    profile: str | None = Field(
+        None,
+        description="The profile to serve with, by name; `auto` is the one that fits `users` and "
+        "`context`.",
+    )
+    users: int = Field(1, ge=1, description="Requests side by side, for the profile `auto`.")
+    context: int = Field(1, ge=1, description="Tokens of each at most, for the profile `auto`.")
+    profiles: dict[str, Profile] = Field(
         default_factory=dict,
         description="Named sets of flags. What a profile gives goes over the flags beside it; its "
         "`env` and `extra_args` are added to them.",
@@ -215,7 +247,10 @@ class Inputs(Flags):
 
     @model_validator(mode="after")
     def _profile_known(self) -> Inputs:
-        if self.profile is not None and self.profile not in self.profiles:
+        if self.profile == profiles.AUTO:
+            given = {name: vars(told) for name, told in self.profiles.items()}
+            profiles.choose(given, self.users, self.context)
+        elif self.profile is not None and self.profile not in self.profiles:
             names = ", ".join(self.profiles) or "none"
             raise ValueError(f"no profile is called {self.profile!r}; there are: {names}")
         return self
@@ -239,6 +274,7 @@ class Outputs(Strict):
     endpoint: str = Field(description="Base URL of the OpenAI API.")
     model: str = Field(description="The name that clients ask for.")
     profile: str | None = Field(description="The profile it is served with.")
+    profile_reason: str | None = Field(None, description="Why that one, if it was chosen.")
     log: str = Field(description="Path of the server's log.")
     process: Process = Field(description="The server's process.")
     supervisor: str = Field(description="What keeps it: `session` or `systemd-user`.")

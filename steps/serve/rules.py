@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runbook.protocol import Reason
+from runbook.steps.serve.profiles import NoProfile, chosen
 
 World = dict[str, Any]
 
@@ -159,7 +160,10 @@ def _with_profile(
     if "profile" in missing:  # any may be chosen, and give its own value
         open_names = {key for profile in profiles.values() for key in profile}
         return {k: v for k, v in values.items() if k not in open_names}, missing | open_names
-    name = given.get("profile")
+    try:
+        name, _ = chosen(given)
+    except NoProfile:
+        name = None  # refused by the inputs themselves
     profile = profiles.get(name)
     for key, value in (profile or {}).items():
         if key in ("env", "extra_args"):

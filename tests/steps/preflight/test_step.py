@@ -11,6 +11,7 @@ import pytest
 from runbook.planning.context import console
 from runbook.process import Identity
 from runbook.protocol import PreconditionNotMet
+from runbook.remedy import Remedy
 from runbook.steps.common import facts
 from runbook.steps.common.service import Service
 from runbook.steps.common.store import sha256_file
@@ -70,7 +71,7 @@ def test_the_flagship_fails_with_all_that_is_missing_and_the_way_out(context):
         "gpus_missing",
         "disk_too_small",
     ]
-    assert failure.remedy == "runbook run rehearsal"
+    assert failure.remedy == Remedy("run", ("rehearsal",))
     assert "no NVIDIA driver" in failure.cause
     assert not STEP.check(context(**FLAGSHIP)).ok
 

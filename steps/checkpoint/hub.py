@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from runbook.protocol import StepFailure
 from runbook.remedy import Remedy
-from runbook.steps.checkpoint.checkpoint import Checkpoint, load
+from runbook.steps.checkpoint.checkpoint import Checkpoint, CheckpointError, load
 from runbook.steps.common import http
 from runbook.steps.common.hub import login, refusals
 from runbook.steps.common.hub.listing import Entry, Listing
@@ -41,6 +41,13 @@ def open_repository(reference: str, endpoint: str | None = None) -> Checkpoint:
     repository that cannot be read.
     """
     repository, _, revision = reference.partition("@")
+    try:
+        refusals.require_name(repository)
+    except StepFailure as failure:
+        raise CheckpointError(
+            f"{reference} is neither a folder nor the name of a repository",
+            "give the folder of a checkpoint, or org/name or org/name@revision on the hub",
+        ) from failure
     token = next((os.environ[n] for n in login.VARIABLES if os.environ.get(n)), None)
     source = sources(endpoint, [], token or login.login_token())[0]
     try:

@@ -92,7 +92,7 @@ class Mtp:
             )
         for finding in left:
             ctx.log(f"left: {finding.severity}: {finding.id}: {finding.detail}")
-        incomplete = {"mtp_stripped", "mtp_incomplete"}
+        incomplete = {"mtp_stripped", "mtp_incomplete", "dspark_incomplete", "dspark_stages"}
         head = not incomplete & {f.id for f in examine(mended, artifact.target(ctx))}
         made = {
             "findings": sum(f.severity != "info" for f in left),

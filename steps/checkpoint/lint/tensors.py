@@ -60,10 +60,10 @@ def _presence(about: Subject, layout: Layout) -> Iterator[Fault]:
     drafts = frozenset(layout.mtp_prefixes)
     blocks = frozenset(about.mtp_blocks())
     expected = drafts if blocks and layout.draft == "dspark" else blocks
-    kind = "DSpark draft" if layout.draft == "dspark" else "MTP block"
+    dspark = layout.draft == "dspark"
     yield from fault(
-        "mtp_incomplete",
-        f"the {kind} lacks {{n}} tensors",
+        "dspark_incomplete" if dspark else "mtp_incomplete",
+        f"the {'DSpark draft' if dspark else 'MTP block'} lacks {{n}} tensors",
         sorted(m for m in missing if layout.layer(m) in expected),
     )
     body = [m for m in missing if layout.layer(m) not in drafts]

@@ -66,17 +66,17 @@ DSPARK: dict[str, Defect] = {
     "on the CPU": Defect("dspark_unserved", dspark, target=CPU, severity="warning"),
     "no stage": Defect("mtp_stripped", dspark, dropped("mtp.")),
     "the last stage missing": Defect("dspark_stages", dspark, dropped(LAST)),
-    "what the last stage lacks": Defect("mtp_incomplete", dspark, dropped(LAST)),
+    "what the last stage lacks": Defect("dspark_incomplete", dspark, dropped(LAST)),
     "a stage in the middle missing": Defect("dspark_stages", dspark, dropped("mtp.1.")),
     "a stage more than is built": Defect(
         "dspark_stages", dspark, stored("mtp.3.attn_norm.weight", np.ones(HIDDEN, tiny.BF16))
     ),
     "two stages declared": Defect("dspark_stages", dspark, config(n_mtp_layers=2)),
     "a shared expert missing": Defect(
-        "mtp_incomplete", dspark, dropped("mtp.1.ffn.shared_experts.w2")
+        "dspark_incomplete", dspark, dropped("mtp.1.ffn.shared_experts.w2")
     ),
-    "an expert missing": Defect("mtp_incomplete", dspark, dropped(D)),
-    "main_proj missing": Defect("mtp_incomplete", dspark, dropped("mtp.0.main_proj")),
+    "an expert missing": Defect("dspark_incomplete", dspark, dropped(D)),
+    "main_proj missing": Defect("dspark_incomplete", dspark, dropped("mtp.0.main_proj")),
     "no scale of main_proj": Defect(
         "scale_missing", dspark, lambda t: t.pop("mtp.0.main_proj.scale")
     ),
@@ -131,7 +131,7 @@ DSPARK: dict[str, Defect] = {
         stored(f"{LAST}markov_head.markov_w1.weight", np.zeros((VOCAB, RANK), "i4")),
     ),
     "the heads on the first stage": Defect(
-        "mtp_incomplete",
+        "dspark_incomplete",
         dspark,
         lambda t: t.rename(f"{LAST}norm.weight", "mtp.0.norm.weight"),
     ),

@@ -57,9 +57,9 @@ def shaped(name: str, shape: tuple[int, ...]):
     ("change", "finding", "count"),
     [
         (without("mtp.2."), "dspark_stages", 0),
-        (without("mtp.2."), "mtp_incomplete", None),
-        (without("mtp.1.ffn.shared_experts."), "mtp_incomplete", 3),
-        (without("mtp.0.ffn.experts.255.w3."), "mtp_incomplete", 1),
+        (without("mtp.2."), "dspark_incomplete", None),
+        (without("mtp.1.ffn.shared_experts."), "dspark_incomplete", 3),
+        (without("mtp.0.ffn.experts.255.w3."), "dspark_incomplete", 1),
         (shaped("mtp.2.markov_head.markov_w1.weight", (129280, 128)), "tensor_shape", 1),
         (shaped("mtp.2.markov_head.markov_w2.weight", (256, 129280)), "tensor_shape", 1),
         (shaped("mtp.0.main_proj.weight", (4096, 8192)), "tensor_shape", 1),

@@ -83,7 +83,6 @@ def test_a_small_page_of_the_listing(tmp_path):
     ("name", "code"),
     [
         ("tests/other", "repository_not_found"),
-        ("not a name", "invalid_repository"),
         (NAME + "@0123abc", "revision_not_found"),
     ],
 )
@@ -93,6 +92,12 @@ def test_what_cannot_be_read(name, code, tmp_path):
         open_repository(name, url)
     assert failure.value.code == code
     assert "runbook run" not in str(failure.value.remedy)
+
+
+@pytest.mark.parametrize("name", ["not a name", "/no/such/folder", "./x", "a/b/c", ""])
+def test_neither_folder_nor_repository(name):
+    with pytest.raises(CheckpointError, match="neither a folder"):
+        open_repository(name, "http://127.0.0.1:9")
 
 
 def test_no_checkpoint(tmp_path):

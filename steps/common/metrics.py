@@ -16,6 +16,8 @@ and an optional time stamp. A label's value may hold braces, so it is matched as
 
 DRAFTS = "vllm:spec_decode_num_drafts_total"
 DRAFTED = "vllm:spec_decode_num_draft_tokens_total"
+STEPS = "vllm:iteration_tokens_total_count"
+KV_CACHE = "vllm:kv_cache_usage_perc"
 ACCEPTED = "vllm:spec_decode_num_accepted_tokens_total"
 
 
@@ -33,6 +35,16 @@ def counter(text: str, name: str) -> float | None:
         and match["name"] == name
     ]
     return sum(values) if values else None
+
+
+def engine_steps(text: str) -> int:
+    """A number that is another after each step of the engine that did something.
+
+    The count of steps alone would not do: vllm/v1/engine/async_llm.py counts those with outputs,
+    and the chunks of one long prompt have none. They take room in the KV cache, which is told
+    after every step (vllm/v1/core/sched/scheduler.py: `stats even if there are no outputs`).
+    """
+    return int(counter(text, STEPS) or 0) + int((counter(text, KV_CACHE) or 0) * 1e9)
 
 
 @dataclass(frozen=True, slots=True)

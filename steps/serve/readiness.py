@@ -15,7 +15,7 @@ from runbook.protocol import Context, StepFailure
 from runbook.remedy import Remedy
 from runbook.steps.common import jit, startup
 from runbook.steps.common.diagnoses import root_error
-from runbook.steps.common.metrics import Speculation, counter
+from runbook.steps.common.metrics import Speculation, engine_steps
 from runbook.steps.common.service import Service
 from runbook.steps.common.starting import vllm
 from runbook.steps.serve import key
@@ -30,8 +30,6 @@ LONG_ANSWER = 16
 """Tokens generated for a prompt near the limit."""
 LEAST_VOCABULARY = 1000
 BACKEND = re.compile(r"Using '\w+'[\w ]* MoE backend")
-STEPS = "vllm:iteration_tokens_total_count"
-"""Count of the histogram of tokens in each step of the engine (vllm/v1/metrics/loggers.py)."""
 
 
 class Startup(vllm.Startup):
@@ -89,7 +87,7 @@ class Startup(vllm.Startup):
         if not self.serves:
             return 0
         try:
-            return int(counter(self.api.metrics(), STEPS) or 0)
+            return engine_steps(self.api.metrics())
         except Unanswered:
             return 0
 

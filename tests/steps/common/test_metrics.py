@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runbook.steps.common.metrics import ACCEPTED, DRAFTED, Speculation, counter
+from runbook.steps.common.metrics import ACCEPTED, DRAFTED, Speculation, counter, engine_steps
 
 RECORDED = (Path(__file__).parents[1] / "smoke" / "answers" / "metrics.txt").read_text()
 
@@ -56,3 +56,23 @@ def test_difference_and_rate():
     assert after.since(before) == Speculation(20, 30, 15)
     assert after.since(before).acceptance == 0.5
     assert before.since(before).acceptance is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "stepped"),
+    [
+        ("4000", "4001", True),
+        ("4000", "4000", False),
+    ],
+)
+def test_steps_of_the_engine_with_outputs(before, after, stepped):
+    text = 'vllm:iteration_tokens_total_count{engine="0",model_name="m"} %s.0\n'
+    assert (engine_steps(text % before) != engine_steps(text % after)) == stepped
+
+
+def test_chunks_of_a_long_prompt_are_steps_too():
+    """8,192 of 18 million tokens, while nothing is counted as a step."""
+    text = 'vllm:iteration_tokens_total_count 7.0\nvllm:kv_cache_usage_perc{engine="0"} %r\n'
+    chunks = {engine_steps(text % (n * 8192 / 18_446_956)) for n in range(10)}
+    assert len(chunks) == 10
+    assert engine_steps("") == 0

@@ -156,14 +156,17 @@ def _cwd(pid: int) -> str:
         return ""
 
 
-def stop(find: Callable[[], list[int]], grace: float) -> list[int]:
-    """End the processes that `find` finds: SIGTERM, `grace` seconds, SIGKILL, then a look that
-    none is left. Returns those that outlived SIGKILL by five seconds (none, in practice)."""
+def stop(
+    find: Callable[[], list[int]], grace: float, hurry: Callable[[], bool] = lambda: False
+) -> list[int]:
+    """End the processes that `find` finds: SIGTERM, `grace` seconds (or until `hurry` says so),
+    SIGKILL, then a look that none is left. Returns those that outlived SIGKILL by five seconds
+    (none, in practice)."""
     members = find()
     _signal_all(members, signal.SIGTERM)
     _signal_all(members, signal.SIGCONT)  # one that was stopped acts on the other only then
     deadline = time.monotonic() + grace
-    while members and time.monotonic() < deadline:
+    while members and time.monotonic() < deadline and not hurry():
         time.sleep(0.02)
         members = find()
     deadline = time.monotonic() + 5

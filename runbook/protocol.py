@@ -229,6 +229,10 @@ class Hooks(Step, Protocol):
     makes_nothing: bool
     """True for a step that only looks: its dependants are not done again because it was."""
 
+    def check_limit(self, inputs: SimpleNamespace) -> float | None:
+        """Seconds after which its quick check hangs; None or no such hook: a minute."""
+        ...
+
     def undo(self, ctx: Context) -> None:
         """Remove what `apply` made, for `runbook destroy`. Must be resumable, and a no-op when
         nothing is there."""

@@ -19,7 +19,7 @@ PATIENCE = 30.0
 def detach(target: Target) -> int:
     """Start it and wait until it holds the lock; the exit code."""
     target.workspace.create()
-    arguments = [word for word in sys.argv[1:] if word != "--detach"]
+    arguments = ["--detached" if word == "--detach" else word for word in sys.argv[1:]]
     if "--json" not in arguments:
         arguments.append("--json")
     with tempfile.TemporaryFile() as output:

@@ -41,6 +41,7 @@ def execute(
     approved: Mapping[str, str],
     approve_all: bool,
     as_json: bool,
+    at_once: bool = False,
 ) -> tuple[dict[str, Any], int]:
     """Run; returns the `body` and `error` of the final document, the last step that is `lacking`
     outside the selection, and the exit code."""
@@ -65,6 +66,7 @@ def execute(
         jobs=jobs,
         approved=approved,
         approve_all=approve_all,
+        at_once=at_once,
         listener=deaf(listener),
         on_progress=deaf(on_progress),
     )

@@ -101,6 +101,7 @@ def _said(answer: Mapping[str, Any]) -> str:
 )
 @click.option("--yes", is_flag=True, help="Approve everything.")
 @click.option("--detach", is_flag=True, help="Return at once; the run goes on by itself.")
+@click.option("--detached", is_flag=True, hidden=True, help="This is the run that goes on.")
 def run(
     target: Target,
     chosen: Mapping[str, Any],
@@ -108,6 +109,7 @@ def run(
     approve: tuple[str, ...],
     yes: bool,
     detach: bool,
+    detached: bool,
 ) -> int:
     """Make it so: run what is not done, skip what is."""
     from runbook.planning.planner import select
@@ -134,6 +136,7 @@ def run(
         approved=approved,
         approve_all=yes,
         as_json=target.as_json,
+        at_once=detached,
     )
     follow = after_run(code, answer, chosen)
     target.selection = [

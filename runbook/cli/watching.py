@@ -186,14 +186,17 @@ def _follow(target: Target, since: int) -> None:
     """Print the events of the latest run as they come, until nobody holds the lock."""
     from runbook.cli import human
     from runbook.state import journal
+    from runbook.state.status import going_on
 
+    latest = target.workspace.latest()
     while True:
-        going_on = target.workspace.locked()
-        latest = target.workspace.latest()
+        working = going_on(target.workspace)
+        before, latest = latest, target.workspace.latest()
+        since = since if latest == before else 0  # another run has begun
         for item in journal.read(latest, since) if latest is not None else ():
             since = item["seq"]
             item = target.renderer.complete(item)
             envelope.print_json(item) if target.as_json else print(human.event(item), flush=True)
-        if not going_on:
+        if not working:
             return
         time.sleep(POLL_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -76,7 +77,7 @@ def _load_shipped(uses: str) -> Any:
     module, _, name = target.partition(":")
     try:
         return getattr(importlib.import_module(module), name)()
-    except Exception as error:  # code of any kind runs on import
+    except Exception as error:
         raise _broken(uses, error) from error
 
 
@@ -98,7 +99,7 @@ def _load_file(uses: str, folder: Path) -> Any:
             cause=str(error),
             remedy="correct the path; it counts from the document's folder",
         ) from error
-    except Exception as error:  # code of any kind runs on import
+    except (Exception, SystemExit) as error:  # code of any kind runs on import
         raise _broken(uses, error) from error
     kind = getattr(module, class_name, None)
     if not isinstance(kind, type):
@@ -115,7 +116,7 @@ def _load_file(uses: str, folder: Path) -> Any:
         )
     try:
         return kind()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _broken(uses, error) from error
 
 
@@ -132,14 +133,15 @@ def _import_file(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before it runs: dataclasses and pydantic look it up
     try:
-        spec.loader.exec_module(module)
+        with contextlib.redirect_stdout(sys.stderr):  # what is printed is for people
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
     return module
 
 
-def _broken(uses: str, error: Exception) -> StepUnavailable:
+def _broken(uses: str, error: BaseException) -> StepUnavailable:
     return StepUnavailable(
         f"the step `{uses}` cannot be loaded",
         code="step_broken",

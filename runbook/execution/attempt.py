@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from runbook.errors import error_dict
 from runbook.execution.attempts import tail
-from runbook.planning.evaluate import Look
+from runbook.planning.look import Look
 from runbook.process import MARK, Identity, attempt_mark, marked, session_members, stop
 from runbook.remedy import Remedy, load
 from runbook.state.workspace import Workspace
@@ -128,9 +128,10 @@ class Attempt:
     def processes(self) -> list[int]:
         return sorted({*session_members(self._process.pid), *marked(MARK, self.mark)})
 
-    def stop(self, grace: float = GRACE) -> list[int]:
-        """End it and everything it started. Returns what could not be ended."""
-        left = stop(self.processes, grace)
+    def stop(self, grace: float = GRACE, hurry: Callable[[], bool] = lambda: False) -> list[int]:
+        """End it and everything it started, without grace once `hurry` says so. Returns what could
+        not be ended."""
+        left = stop(self.processes, grace, hurry)
         self._process.wait()
         self.messages()
         return left

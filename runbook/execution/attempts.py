@@ -14,7 +14,7 @@ from runbook.errors import FAILED, PRECONDITION, error_dict
 from runbook.execution.outcome import Outcome
 from runbook.execution.recording import Recorder
 from runbook.files import read_regular
-from runbook.planning.evaluate import Look
+from runbook.planning.look import Look
 from runbook.process import Identity
 from runbook.remedy import Remedy, dump
 
@@ -48,7 +48,7 @@ class Attempt(Protocol):
     def messages(self) -> tuple[list[Mapping[str, Any]], bool]: ...
     def silent_for(self) -> float: ...
     def processes(self) -> list[int]: ...
-    def stop(self, grace: float = ...) -> list[int]: ...
+    def stop(self, grace: float = ..., hurry: Callable[[], bool] = ...) -> list[int]: ...
     def finish(self) -> list[int]: ...
     def failure(self) -> dict[str, Any]: ...
 
@@ -72,6 +72,8 @@ class Attempts:
         self.outcome = outcome
         self.on_progress = on_progress
         self.running: dict[int, Attempt] = {}
+        self.hurry = False
+        """Whether what is to be stopped is to be given no time for it."""
         self.retry_at: dict[str, float] = {}
         self.numbers: dict[str, int] = {}
         self._begin = start
@@ -130,7 +132,8 @@ class Attempts:
         deadline = time.monotonic() + STOP_GRACE
         for attempt in list(self.running.values()):
             self._forget(attempt)
-            left = attempt.stop(max(0.0, deadline - time.monotonic()))
+            grace = max(0.0, deadline - time.monotonic())
+            left = attempt.stop(grace, lambda: self.hurry)
             os.close(attempt.events)
             if attempt.result is not None and attempt.result["type"] == "result":
                 self._conclude(attempt, left)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from runbook.files import write_json
@@ -28,6 +29,14 @@ class Command:
         """The outputs that a step with these inputs has."""
         outputs = given.get("outputs")
         return frozenset(outputs) if isinstance(outputs, dict) else frozenset()
+
+    def check_limit(self, inputs: SimpleNamespace) -> float | None:
+        """`check:` has a limit of its own."""
+        if inputs.check is None:
+            return None
+        from runbook.document.durations import seconds
+
+        return seconds(inputs.check_timeout) + 10
 
     def check(self, ctx: Context) -> Check:
         if os.access(_stamp(ctx, "began"), os.F_OK):  # mostly not there: raises nothing

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from runbook.errors import FAILED, PRECONDITION, error_dict
 from runbook.execution.outcome import Outcome
 from runbook.execution.recording import Recorder
-from runbook.planning.evaluate import Evaluator, Look
+from runbook.planning.evaluate import Evaluator
+from runbook.planning.look import Look
 from runbook.planning.planner import Decision, decide
 from runbook.protocol import Check, Reason, StepFailure
 from runbook.state import recorded
@@ -44,7 +45,7 @@ class Decider:
         event, end = self.record.event, self.outcome.end
         look = self.evaluator.look(step)
         self.record.rendered(name, look.raw)
-        if again and look.inputs is not None:
+        if again and look.inputs is not None and not look.broken:
             return look
         if not look.active:
             event("step.decided", step=name, decision="inactive", reasons=[])
@@ -71,7 +72,7 @@ class Decider:
         if decision.verb == "unmet":
             end(name, "unmet", "unmet", decision.reasons)
             return None
-        if look.inputs is None:
+        if look.inputs is None or look.broken:
             self._refuse(look)
             return None
         if step["approve"] is not None and not self.approve_all:
@@ -144,7 +145,8 @@ class Decider:
         self.record.event("step.satisfied", step=name, decision="skip", reasons=reasons)
 
     def _refuse(self, look: Look) -> None:
-        """A step whose inputs cannot be rendered or validated fails without an attempt."""
+        """A step whose inputs cannot be rendered or validated, or whose check is broken, fails
+        without an attempt."""
         self._fail(look.step, look.check.reasons, look.check.reasons[0], FAILED)
 
     def _fail(self, step: Step, reasons: Collection[Reason], first: Reason, code: int) -> None:

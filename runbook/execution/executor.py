@@ -14,7 +14,9 @@ from runbook.execution.deciding import Decider
 from runbook.execution.outcome import ENDED, SETTLED, Outcome
 from runbook.execution.recording import Recorder
 from runbook.execution.signals import Signals
-from runbook.planning.evaluate import Evaluator, Look
+from runbook.planning.asking import WATCH, Stopped
+from runbook.planning.evaluate import Evaluator
+from runbook.planning.look import Look
 from runbook.planning.planner import Selection, considered
 from runbook.state.workspace import Workspace
 
@@ -40,6 +42,7 @@ class Executor:
     """One run. `execute` returns its exit code; `outcome` then says how each step ended.
     `approved` names steps whose questions are approved, each with the question's digest, or "".
 
+    `at_once`: record the run before anything is decided, so that who started it can follow it.
     `attempt` starts one; tests give another.
     """
 
@@ -53,11 +56,13 @@ class Executor:
         jobs: int = 2,
         approved: Mapping[str, str] = MappingProxyType({}),
         approve_all: bool = False,
+        at_once: bool = False,
         listener: Callable[[dict[str, Any]], None] = lambda event: None,
         on_progress: Callable[[str, Mapping[str, Any]], None] = lambda step, message: None,
         attempt: StartAttempt = start_attempt,
     ) -> None:
         self.jobs = jobs
+        self.at_once = at_once
         self.selection = selection
         self.evaluator = Evaluator(book, workspace)
         self.outcome = Outcome([step["id"] for step in book["steps"]], selection)
@@ -76,6 +81,8 @@ class Executor:
         runnable = [s["id"] for s in self._pending if s["id"] in self.selection.runnable]
         self.record.begin(runnable, self.selection)
         self.decider.ahead = [s for s in self._pending if s["id"] in runnable]
+        if self.at_once:
+            self.record.open()
         signals = Signals(self._stop)
         attempts = self.attempts
         try:
@@ -83,9 +90,12 @@ class Executor:
             while (attempts.running or attempts.retry_at) and not self.outcome.stopped_by:
                 attempts.listen(signals.wakeup)
                 self._advance()
+        except Stopped:
+            pass  # in the middle of a check, which is left
         finally:
             attempts.stop_all()
             signals.close()
+            WATCH.stopped = False
         code = self.outcome.exit_code()
         if self.record.run is None and not self.outcome.stopped_by:
             self.record.supersede()
@@ -93,7 +103,9 @@ class Executor:
         return code
 
     def _stop(self, number: int) -> None:
+        self.attempts.hurry = bool(self.outcome.stopped_by)  # asked twice
         self.outcome.stopped_by = self.outcome.stopped_by or number
+        WATCH.stop()
 
     def _advance(self) -> None:
         """Decide every step whose needs have ended, and start what should run."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import runbook
 from runbook.errors import DONE
 from runbook.execution.outcome import Outcome
-from runbook.planning.evaluate import Look, digest
+from runbook.planning.look import Look, digest
 from runbook.planning.planner import Selection
 from runbook.redact import Redactor
 from runbook.state import journal

@@ -18,7 +18,8 @@ from runbook.document.registry import load_step
 from runbook.errors import DONE, FAILED
 from runbook.execution.attempt import Attempt
 from runbook.planning.context import StepContext, default_cache, namespace
-from runbook.planning.evaluate import Evaluator, Look
+from runbook.planning.evaluate import Evaluator
+from runbook.planning.look import Look
 from runbook.planning.planner import require_steps
 from runbook.protocol import StepFailure
 from runbook.redact import Redactor

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runbook.planning.context import Progress
-from runbook.planning.evaluate import Evaluator, Look
+from runbook.planning.evaluate import Evaluator
+from runbook.planning.look import Look
 from runbook.planning.planner import INACTIVE, Selection, considered, decide, require_steps
 from runbook.protocol import Reason
 from runbook.redact import Redactor

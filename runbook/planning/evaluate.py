@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import runbook
 from runbook import crash
 from runbook.document import template
-from runbook.document.registry import load_step
+from runbook.document.registry import is_file, load_step
 from runbook.files import digest_file
+from runbook.planning import asking
 from runbook.planning.context import Progress, StepContext, default_cache
-from runbook.planning.planner import View
+from runbook.planning.facts import Facts
+from runbook.planning.look import Look, digest
 from runbook.protocol import Check, Json, Reason, Step, StepFailure
 from runbook.state.workspace import Workspace
 
@@ -25,112 +26,7 @@ if TYPE_CHECKING:
     from runbook.document.compiled import Step as CompiledStep
 
 
-class Facts(Mapping[str, Any]):
-    """The facts of this machine, each gathered when first read."""
-
-    def __init__(self) -> None:
-        self._sources: dict[str, str] = importlib.import_module("runbook.steps").FACTS
-        self._values: dict[str, Any] = {}
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._values:
-            module, _, function = self._sources[name].partition(":")
-            self._values[name] = getattr(importlib.import_module(module), function)()
-        return self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sources)
-
-    def __len__(self) -> int:
-        return len(self._sources)
-
-
-def digest(value: Json) -> str:
-    """SHA-256 over canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-class Look:
-    """One look at a step. `inputs` is None when they could not be rendered. `begun` is what the
-    attempt was asked that began since the step was verified, if there is one; `lasting` is whether
-    it makes anything."""
-
-    __slots__ = (
-        "active",
-        "begun",
-        "check",
-        "checkpoint",
-        "context",
-        "fingerprint",
-        "inputs",
-        "lasting",
-        "raw",
-        "step",
-    )
-
-    def __init__(self, step: CompiledStep) -> None:
-        self.step = step
-        self.active = True
-        self.raw: Json = None
-        self.inputs: dict[str, Json] | None = None
-        self.lasting = True
-        self.fingerprint: dict[str, Json] = {}
-        self.checkpoint: dict[str, Any] | None = None
-        self.begun: dict[str, str] | None = None
-        self.check = Check(False)
-        self.context: StepContext | None = None
-
-    def changed(self) -> tuple[str, ...]:
-        """The parts of the fingerprint that differ from the checkpoint's."""
-        if self.checkpoint is None:
-            return ()
-        old = self.checkpoint.get("fingerprint")
-        if old == self.fingerprint:
-            return ()
-        if not isinstance(old, dict):
-            return ("with",)
-        parts = [p for p, new in self.fingerprint.items() if p != "made" and old.get(p) != new]
-        remade = [] if "needs" in parts else self.remade()
-        return (*parts, *(f"{need} (made anew)" for need in remade))
-
-    def remade(self) -> list[str]:
-        """The needs that were made anew since the checkpoint. One of which it is not known when
-        it was made, because it was found done, was not."""
-        old = self.checkpoint.get("fingerprint") if self.checkpoint is not None else None
-        made = self.fingerprint.get("made")
-        if not isinstance(old, dict) or not isinstance(made, dict):
-            return []
-        before = old.get("made")
-        before = before if isinstance(before, dict) else {}
-        return [need for need, when in made.items() if when and before.get(need, "") != when]
-
-    @property
-    def made(self) -> str:
-        """Which attempt made what is there, as far as it is known."""
-        if self.begun is not None:
-            return self.begun["attempt"]
-        return str(self.checkpoint.get("made", "")) if self.checkpoint is not None else ""
-
-    def _begun(self) -> Literal["", "same", "other"]:
-        if self.begun is None:
-            return ""
-        return "same" if self.begun["fingerprint"] == digest(self.fingerprint) else "other"
-
-    def view(self, *, forced: bool, runnable: bool, last_attempt: Any) -> View:
-        record = self.checkpoint
-        return View(
-            check=self.check,
-            has_checkpoint=record is not None,
-            changed=self.changed(),
-            outputs_differ=record is not None
-            and self.check.ok
-            and record["outputs"] != self.check.outputs,
-            last_attempt=last_attempt,
-            begun=self._begun(),
-            forced=forced,
-            runnable=runnable,
-        )
+BROKEN = frozenset({"check_crashed", "check_timeout", "invalid_outputs"})
 
 
 class Evaluator:
@@ -160,7 +56,7 @@ class Evaluator:
         if key not in self._kinds:
             kind = cast(Step, load_step(step["uses"], Path(step["folder"])))
             version = f"{step['uses']}@{kind.version}"
-            if ".py:" in step["uses"]:
+            if is_file(step["uses"]):
                 source = Path(step["folder"]) / step["uses"].rpartition(":")[0]
                 version += "+" + digest_file(source)[:16]
             self._kinds[key] = (kind, version)
@@ -198,16 +94,13 @@ class Evaluator:
             )
             look.fingerprint = self._fingerprint(step, look, inputs, kind, version)
             look.inputs = inputs
-            look.check = kind.check(look.context)
+            look.check = self._ask(look, kind, version, look.context)
         except StepFailure as failure:
-            look.check = Check.unsatisfied(
-                *(failure.reasons or (Reason(failure.code, str(failure), failure.remedy),))
-            )
-        except Exception as error:
-            file = crash.write(error, self.workspace.state)
-            look.check = Check.unsatisfied(
-                Reason("check_crashed", f"its check crashed: {error!r}", f"see {file}")
-            )
+            self._fail(look, failure)
+        except (KeyboardInterrupt, asking.Stopped):
+            raise
+        except BaseException as error:
+            self._fail(look, asking.crashed(error, self.workspace.state))
         return look
 
     def foresees(self, step: CompiledStep) -> bool:
@@ -216,6 +109,30 @@ class Evaluator:
             return hasattr(self.kind(step)[0], "foresee")
         except StepFailure:
             return False  # told when it is its turn
+
+    def _ask(self, look: Look, kind: Step, version: str, context: StepContext) -> Check:
+        """Ask the check, within its limit; outputs that are recorded of this very step are known
+        to be valid."""
+        record, step = look.checkpoint, look.step
+        same = record is not None and record["fingerprint"].get("code") == version
+        known = record["outputs"] if record is not None and same else None
+        limit = asking.SECONDS
+        if (own := getattr(kind, "check_limit", None)) is not None:
+            limit = own(context.inputs) or limit
+        limit = math.inf if context.deep else min(limit, step["timeout"] or math.inf)
+        ask = asking.ask_apart if is_file(step["uses"]) else asking.ask
+        return ask(kind, context, limit, known)
+
+    def _fail(self, look: Look, failure: StepFailure) -> None:
+        """What went wrong in a look is why the step does not hold. One whose check is broken is
+        not run either: nothing would prove that it was done."""
+        look.broken = failure.code in BROKEN
+        message = failure.message
+        if look.broken:
+            message = f"{look.step['uses']}: {message}"
+            message += f" ({failure.cause})" if failure.cause else ""
+        reasons = failure.reasons or (Reason(failure.code, message, failure.remedy),)
+        look.check = Check.unsatisfied(*reasons)
 
     def foresee(self, step: CompiledStep) -> tuple[Reason, ...]:
         """What a step can say against its inputs before the steps that it needs have run."""

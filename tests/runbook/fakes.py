@@ -85,7 +85,7 @@ class FakeAttempt:
     def processes(self) -> list[int]:
         return []
 
-    def stop(self, grace: float = 0.0) -> list[int]:
+    def stop(self, grace: float = 0.0, hurry: Any = None) -> list[int]:
         self.stopped = True
         return list(self.script.get("left", ()))
 

@@ -1,0 +1,74 @@
+"""A step for tests whose check does what a check should not."""
+
+import ctypes
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from runbook.protocol import Check, StepFailure
+
+
+class Inputs(BaseModel):
+    mood: str
+
+
+class Outputs(BaseModel):
+    number: int
+
+
+class Oops(BaseException):
+    pass
+
+
+class Odd:
+    version = "1"
+    Inputs, Outputs = Inputs, Outputs
+
+    def check(self, ctx):
+        mood = ctx.inputs.mood
+        number = 1
+        if mood == "exits":
+            sys.exit(0)
+        if mood == "exits at once":
+            os._exit(0)
+        if mood == "raises":
+            raise Oops("oops")
+        if mood == "interrupts":
+            raise KeyboardInterrupt
+        if mood == "segfaults":
+            ctypes.string_at(0)
+        if mood == "hangs":
+            time.sleep(300)
+        if mood == "hangs and forks":
+            subprocess.run(["sleep", "300"])
+        while mood == "hangs for good":
+            try:
+                time.sleep(300)
+            except BaseException:
+                pass
+        if mood == "prints":
+            print("printed")
+            os.write(1, b"written\n")
+            subprocess.run(["echo", "echoed"], check=True)
+        if mood == "floods":
+            print("x" * 10_000_000)
+        if mood == "gives nothing":
+            return None
+        if mood == "gives text":
+            number = "one"
+        if mood == "gives a path":
+            number = Path("/")
+        if mood == "gives no number":
+            number = float("nan")
+        if mood == "gives others":
+            return Check.satisfied({"count": 1})
+        if mood == "refuses":
+            raise StepFailure("it will not say")
+        return Check.satisfied({"number": number})
+
+    def apply(self, ctx):
+        (ctx.workspace / "applied").touch()

@@ -7,6 +7,7 @@ between the lines that the program prints.
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
@@ -87,6 +88,8 @@ class _Watch:
 
 
 WATCH = _Watch()
+# Python gives up its handlers when it ends: an alarm then would be a death by a signal.
+atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
 
 
 def ask(
@@ -233,7 +236,9 @@ def _be_asked(
         os.dup2(2, 1)
         if context.on_progress is not None:
             context.on_progress = lambda message: _tell(tell, {"progress": dict(message)})
-        _tell(tell, _told(kind, context, known))
+        answer = _told(kind, context, known)
+        sys.stdout.flush()
+        _tell(tell, answer)
     finally:
         os._exit(0)
 

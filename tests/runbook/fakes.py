@@ -127,7 +127,6 @@ class World:
             self.workspace,
             select(book["steps"], **chosen),
             lock,
-            command=lambda verb, *arguments: " ".join(["runbook", verb, *arguments]),
             attempt=lambda look, number, run, workspace, lock, forced: FakeAttempt(
                 self, look, number, run, forced
             ),

@@ -18,7 +18,7 @@ from tests.runbook.helpers import write_book
 def three(cli):
     """Three steps in a row, the second takes its time."""
     cli.book = write_book(
-        cli.home, {"id": "one"}, {"id": "two", "with": {"seconds": 1.5}}, {"id": "three"}
+        cli.home, {"id": "one"}, {"id": "two", "with": {"seconds": 4}}, {"id": "three"}
     )
     return cli
 
@@ -45,6 +45,8 @@ def states(cli: Cli) -> dict[str, str]:
 
 
 def test_alive_is_running(three):
+    waits = {"id": "two", "with": {"mood": "waits"}}
+    three.book = write_book(three.home, {"id": "one"}, waits, {"id": "three"})
     process, _ = supervise(three)
     answer = three.json("status")
     assert answer["run"]["state"] == "running"
@@ -53,6 +55,7 @@ def test_alive_is_running(three):
     assert refused["error"]["code"] == "locked"
     assert any(" wait " in command for command in refused["next"])
     assert three.json("wait", "--timeout", "0.1", code=7)["error"]["retryable"]
+    (three.workspace / "go").touch()
     assert three.json("wait")["run"]["exit_code"] == 0
     assert process.wait() == 0
 

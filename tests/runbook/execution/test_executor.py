@@ -97,8 +97,8 @@ def test_a_timeout_ends_an_attempt_and_all_it_started(cli, mood):
 def test_a_stall_is_silence_and_no_progress(cli):
     book(
         cli,
-        {"id": "one", "needs": [], "stall": "1s", "with": {"mood": "hangs"}},
-        {"id": "two", "needs": [], "stall": "1s", "with": {"seconds": 2.5}},
+        {"id": "one", "needs": [], "stall": "2.5s", "with": {"mood": "hangs"}},
+        {"id": "two", "needs": [], "stall": "2.5s", "with": {"seconds": 4}},
     )
     answer = cli.json("run", code=1)
     assert step_of(answer)["error"]["code"] == "stalled"

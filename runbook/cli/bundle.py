@@ -70,7 +70,7 @@ def _machine() -> dict[str, Any]:
     """The machine as the steps' facts tell it; a fact that cannot be gathered says why."""
     import platform
 
-    from runbook.planning.evaluate import Facts
+    from runbook.planning.facts import Facts
 
     told: dict[str, Any] = {
         "runbook": runbook.__version__,

@@ -21,8 +21,7 @@ from runbook.protocol import PreconditionNotMet, StepFailure
 from runbook.steps.checkpoint.checkpoint import CONFIG
 from runbook.steps.checkpoint.headers import parse
 from runbook.steps.common import ports, service
-from runbook.steps.mtp import capture as step
-from runbook.steps.mtp.capture import Capture
+from runbook.steps.mtp.capture import Capture, asking
 from runbook.steps.mtp.capture.results import CaptureError, collect
 from tests.steps.mtp import tiny
 from tests.steps.mtp.test_kinds import context
@@ -268,7 +267,7 @@ def test_the_same_seed_draws_the_same_prompts(tmp_path):
     ],
 )
 def test_failures_say_what_and_leave_no_server(record, mode, code, cause, tmp_path, monkeypatch):
-    monkeypatch.setattr(step, "FINISH_SECONDS", 0.3)
+    monkeypatch.setattr(asking, "FINISH_SECONDS", 0.3)
     ctx = capture(tmp_path, mode, record=record)
     with pytest.raises(StepFailure) as failure:
         Capture().apply(ctx)

@@ -16,8 +16,9 @@ COMPILERS = frozenset(
     {"nvcc", "cicc", "ptxas", "cudafe++", "fatbinary", "nvlink", "nvrtc_compile", "ninja", "cmake"}
     | {"gcc", "g++", "cc1", "cc1plus", "as", "ld", "collect2", "clang", "clang++", "rustc"}
 )
-RANK = "VLLM::"
-"""How vLLM names its processes (setproctitle): `VLLM::EngineCore`, `VLLM::Worker_TP0`."""
+RANKS = ("VLLM::EngineCore", "VLLM::Worker")
+"""How vLLM's titles of processes without which it cannot go on begin (setproctitle):
+`VLLM::EngineCore`, `VLLM::Worker_TP0`."""
 GPU_SECONDS = 2.0
 GPU_STALE_SECONDS = 15.0
 """NVML may hang with the driver: what it said so long ago says nothing any more."""
@@ -51,7 +52,7 @@ class Sampler:
         tasks = tree(self.leader.pid, all_tasks())
         self._count(tasks)
         pids = {task.pid for task in tasks}
-        self.ranks |= {t.pid: title for t in tasks if (title := _title(t.pid)).startswith(RANK)}
+        self.ranks |= {t.pid: title for t in tasks if (title := _title(t.pid)).startswith(RANKS)}
         return Sample(
             at=time.monotonic(),
             compilers=tuple(sorted({t.name for t in tasks if t.name in COMPILERS})),

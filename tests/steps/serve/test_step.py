@@ -318,6 +318,7 @@ class TestFailure:
         with pytest.raises(StepFailure) as caught:
             step.apply(bench.context(start_timeout=1))
         assert caught.value.code == "start_timeout"
+        assert "start_timeout" in str(caught.value.remedy)
         assert "load weights" in caught.value.cause
         assert bench.service is None
 

@@ -8,14 +8,16 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from runbook.steps.checkpoint.headers import MAX_HEADER, Header, HeaderError, Tensor, parse
+from runbook.steps.checkpoint.quantization import of_modelopt
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
+MODELOPT_CONFIG = "hf_quant_config.json"
 MAX_DOCUMENT = MAX_HEADER
 """Bytes of a config or index that are read: as many as of a header."""
 FOREIGN = {
@@ -93,10 +95,13 @@ class Checkpoint:
             return None
         return data if len(data) == length else None
 
-    @property
+    @cached_property
     def quantization(self) -> Mapping[str, Any]:
+        """What says how weights are quantised, as vLLM looks for it; empty if nothing does."""
         found = self.config.get("quantization_config")
-        return found if isinstance(found, dict) else {}
+        if isinstance(found, dict) and found:
+            return found
+        return of_modelopt(self.document(MODELOPT_CONFIG))
 
     def document(self, name: str) -> dict[str, Any]:
         """A JSON object that lies beside the weights; empty if there is none that can be read."""

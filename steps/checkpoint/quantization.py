@@ -71,6 +71,8 @@ class Quantization:
         sizes = [s.group_size for s in self.schemes if s.stored == "int4"]
         self.int4_group = next((size for size in sizes if size), None)
         self.moe_algorithm = str(config.get("moe_quant_algo") or "").upper()
+        self.algorithm = self.moe_algorithm or str(config.get("quant_algo") or "").upper()
+        """What ModelOpt makes of all modules, if no list says otherwise."""
         self.layers: Mapping[str, str] = {
             name: str(mapping(entry).get("quant_algo") or "").upper()
             for name, entry in mapping(config.get("quantized_layers")).items()
@@ -122,6 +124,15 @@ class Quantization:
 
     def _by_class(self) -> Scheme | None:
         return next((s for s in self.schemes if "Linear" in s.targets), None)
+
+
+def of_modelopt(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """hf_quant_config.json, which ModelOpt writes beside a config.json without
+    `quantization_config`, in the form of the latter."""
+    found = mapping(document.get("quantization"))
+    if not found:
+        return {}
+    return {**found, "quant_method": "modelopt", "ignore": found.get("exclude_modules")}
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

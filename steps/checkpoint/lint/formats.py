@@ -81,7 +81,8 @@ def _modelopt(about: Subject, layout: Layout, whole: dict[str, Stored]) -> Itera
             found["quant_scheme"].append(prefix)
         if kind == "nvfp4" and not algorithm:
             found["quant_unmatched"].append(prefix)
-        if layout.layer(prefix) in drafts and quantization.moe_algorithm:
+        everywhere = quantization.method == NATIVE and quantization.moe_algorithm
+        if everywhere and layout.layer(prefix) in drafts:
             wanted = ALGORITHMS.get(quantization.moe_algorithm, kind)
             if kind != wanted:
                 found["draft_format"].append(prefix)
@@ -104,7 +105,7 @@ def _named(about: Subject, layout: Layout, prefix: str) -> str:
     if any(map(quantization.ignored_names.match, [*names, *inside])):
         return ""
     if not quantization.layers:
-        return quantization.moe_algorithm or "NVFP4"
+        return quantization.algorithm or "NVFP4"
     for name in (*names, *inside):
         if name in quantization.layers:
             return quantization.layers[name]

@@ -12,7 +12,7 @@ import numpy as np
 from runbook.steps.checkpoint.targets import Target
 from tests.steps.checkpoint.drafts import RANK, dspark, grouped_nvfp4, target_nvfp4
 from tests.steps.mtp import tiny
-from tests.steps.mtp.defects import CPU, V22, Defect, clean, group, quant
+from tests.steps.mtp.defects import CPU, V22, Defect, group, quant
 from tests.steps.mtp.tiny import HIDDEN, VOCAB, Tiny
 
 PATCHED = Target("0.33.0", "0.33.0")
@@ -307,6 +307,25 @@ def _renamed_and_cut(folder: Path, name: str) -> None:
     path.rename(folder / name)
 
 
+def by_modelopt(excluded: list[str]):
+    """NVFP4 as ModelOpt says it in a file of its own, which is written by `damage`."""
+
+    def make() -> Tiny:
+        made = target_nvfp4()
+        made.config.pop("quantization_config")
+        return made
+
+    def damage(folder: Path) -> None:
+        section = {"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": excluded}
+        (folder / "hf_quant_config.json").write_text(json.dumps({"quantization": section}))
+
+    return make, damage
+
+
+MODELOPT_MAKE, MODELOPT_FILE = by_modelopt(["mtp.*", "*.attn.*"])
+FORMATS["ModelOpt's own file ignores a layer"] = Defect(
+    "quant_unmatched", MODELOPT_MAKE, damage=by_modelopt(["mtp.*", "layers.2.*"])[1]
+)
 CASES = {**DSPARK, **FORMATS, **SCALES, **FILES}
 SOUND: dict[str, tuple] = {
     "DSpark": (dspark, PATCHED),
@@ -330,4 +349,4 @@ def one_stage() -> Tiny:
     return made
 
 
-__all__ = ["CASES", "SOUND", "clean"]
+__all__ = ["CASES", "MODELOPT_FILE", "MODELOPT_MAKE", "SOUND"]

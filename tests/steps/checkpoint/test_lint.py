@@ -14,7 +14,7 @@ from runbook.steps.checkpoint.lint import examine, lint, report, subject
 from runbook.steps.checkpoint.lint.rules import RULES
 from runbook.steps.checkpoint.lint.scales import Sample
 from runbook.steps.mtp.mend import MENDS
-from tests.steps.checkpoint.cases import CASES, SOUND
+from tests.steps.checkpoint.cases import CASES, MODELOPT_FILE, MODELOPT_MAKE, SOUND
 from tests.steps.mtp import tiny
 from tests.steps.mtp.defects import CPU, DEFECTS, FORK, V22, V33, Defect, clean
 
@@ -56,6 +56,13 @@ def test_finds_no_fault_in_other_formats(name, tmp_path):
     make, target = SOUND[name]
     found = lint(make().write(tmp_path / "checkpoint"), target)
     assert {f.id for f in found if f.severity != "info"} == set()
+
+
+def test_modelopt_says_in_a_file_of_its_own_what_is_quantised(tmp_path):
+    folder = MODELOPT_MAKE().write(tmp_path / "c")
+    assert {f.id for f in lint(folder, V33) if f.severity == "error"} == {"quantization_absent"}
+    MODELOPT_FILE(folder)
+    assert {f.id for f in lint(folder, V33) if f.severity != "info"} == set()
 
 
 def test_a_defect_causes_no_second_error(tmp_path):

@@ -103,3 +103,53 @@ def test_the_editable_install_finds_the_linked_folders():
     )
     assert Path(process.stdout.strip()).samefile(ROOT / "templates" / "__init__.py")
     try_out(sys.executable)
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["rehearse"], ".venv/bin/runbook run rehearsal"),
+        (["rehearse", "PORT=8211"], ".venv/bin/runbook run rehearsal --set port=8211"),
+    ],
+)
+def test_make_rehearse_runs_the_book(words, command):
+    """With `-n` make only prints, here as if the program were installed."""
+    said = subprocess.run(
+        ["make", "-n", "-o", ".venv/.ready", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.strip() == command
+
+
+def test_make_installs_wheels_only_and_by_hash():
+    said = subprocess.run(
+        ["make", "-n", "-B", ".venv/.dev"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    installs = [line for line in said.stdout.splitlines() if "-m pip install" in line]
+    assert len(installs) == 3
+    for line in installs:
+        assert "--only-binary :all:" in line and "--no-deps" in line
+        assert ("--require-hashes" in line) != ("--editable ." in line)
+
+
+@pytest.mark.network
+def test_the_program_is_installed_without_make(tmp_path):
+    """As README says for uv; pipx does the same with pip."""
+    copy = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(copy)], check=True)
+    bin_folder = tmp_path / "bin"
+    environment = {**os.environ, "UV_TOOL_DIR": str(tmp_path / "tools")}
+    environment["UV_TOOL_BIN_DIR"] = str(bin_folder)
+    subprocess.run(
+        [sys.executable, "-m", "uv", "tool", "install", "--quiet", "."],
+        cwd=copy,
+        env=environment,
+        check=True,
+    )
+    said = subprocess.run(
+        [bin_folder / "runbook", "list"], cwd="/", capture_output=True, text=True, check=True
+    )
+    assert "rehearsal" in said.stdout

@@ -162,7 +162,7 @@ def load_release(path: Path) -> Release:
             f"{path} is not a lock of a vLLM release",
             code="lock_malformed",
             cause=f"{type(error).__name__}: {error}",
-            remedy="make lock",
+            remedy="write the lock anew (`make lock` in the repository of runbook)",
         ) from error
 
 

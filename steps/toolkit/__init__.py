@@ -82,8 +82,16 @@ class Toolkit:
             raise disk_failure(error, prefix) from error
 
     def undo(self, ctx: Context) -> None:
+        from runbook.steps.common.disk import disk_failure
+
         prefix = ctx.workspace / ctx.inputs.prefix
-        if stamp.read(prefix) is not None:
+        try:
+            self._remove(ctx, prefix)
+        except OSError as error:
+            raise disk_failure(error, prefix) from error
+
+    def _remove(self, ctx: Context, prefix: Path) -> None:
+        if stamp.is_claimed(prefix):
             # The stamp, which says that the folder is ours, must go last.
             for entry in list(prefix.iterdir()):
                 if entry.name != stamp.NAME:
@@ -157,10 +165,10 @@ class Toolkit:
         """Make the prefix ours, empty if the other provider filled it."""
         if prefix.exists() and not prefix.is_dir():
             raise prefix_taken(prefix)
-        made = stamp.read(prefix)
-        if made is None and prefix.is_dir() and any(not stamp.is_ours(e) for e in prefix.iterdir()):
+        claimed = stamp.is_claimed(prefix)
+        if prefix.is_dir() and not claimed and not all(map(stamp.is_ours, prefix.iterdir())):
             raise prefix_taken(prefix)
-        if made is not None and made.inputs["provider"] != provider:
+        if claimed and stamp.provider_in(prefix) != provider:
             for entry in list(prefix.iterdir()):
                 if entry.name != stamp.NAME:
                     remove(entry)

@@ -84,6 +84,14 @@ class Vllm:
             raise disk_failure(error, ctx.workspace) from error
 
     def undo(self, ctx: Context) -> None:
+        from runbook.steps.common.disk import disk_failure
+
+        try:
+            self._remove(ctx)
+        except OSError as error:
+            raise disk_failure(error, ctx.workspace) from error
+
+    def _remove(self, ctx: Context) -> None:
         import shutil
 
         from runbook.steps.common import jit
@@ -178,6 +186,6 @@ def _digest(paths: Iterable[Path]) -> str:
     """SHA-256 over names and contents; a missing file has no content."""
     digest = hashlib.sha256()
     for path in paths:
-        data = path.read_bytes() if path.exists() else b""
+        data = path.read_bytes() if path.is_file() else b""
         digest.update(f"{path.name}\0{len(data)}\0".encode() + data)
     return digest.hexdigest()

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ LINK = "venv"
 DIGEST = "[0-9a-f]" * 8
 STAMP = "runbook.json"
 KIND = "vllm"
-_MADE = {"version", "wheel", "wheel_sha256", "patch_digest", "environment_variables"}
+_TEXTS = ("version", "wheel", "wheel_sha256", "patch_digest")
 RECIPE = "1"
 """Part of an environment's digest: change it when `install` makes another environment."""
 
@@ -38,7 +39,19 @@ def environment_folder(workspace: Path, recipe: Mapping[str, Any]) -> Path:
 def read_stamp(folder: Path) -> Stamp | None:
     """What an environment was made from; None if it is unfinished or not there."""
     stamp = Stamp.read(folder / STAMP, KIND)
-    return stamp if stamp is not None and stamp.complete and stamp.made.keys() >= _MADE else None
+    return stamp if stamp is not None and stamp.complete and _is_made(stamp.made) else None
+
+
+def _is_made(made: Mapping[str, Any]) -> bool:
+    """Whether a record has all that it should: what it names is read, and by its digest removed."""
+    names = made.get("environment_variables")
+    return (
+        all(isinstance(made.get(name), str) for name in _TEXTS)
+        and isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and all(re.fullmatch(r"[0-9a-f]{64}", made[f]) for f in ("wheel_sha256", "patch_digest"))
+        and re.fullmatch(r"dist/[^/]+\.whl", made["wheel"]) is not None
+    )
 
 
 def site_packages(folder: Path) -> Path:

@@ -73,7 +73,7 @@ def install_packages(
         failure=StepFailure(
             f"the lock {requirements.name} does not fit {built.path.name}",
             code="lock_incomplete",
-            remedy="make lock",
+            remedy="write the lock anew (`make lock` in the repository of runbook)",
         ),
     )
 

@@ -46,6 +46,6 @@ def _download(ctx: Context, store: Store, source: Source, python: str) -> Path:
                 f"pip did not download {wheel.file}",
                 code="download_unexpected",
                 cause=", ".join(path.name for path in staging.rglob("*.whl")) or "no wheel",
-                remedy="make lock",
+                remedy="write the lock anew (`make lock` in the repository of runbook)",
             )
         return found

@@ -57,7 +57,7 @@ def base_wheel(ctx: Context, store: Store, release: Release) -> Path:
                 f"pip did not download {locked.file}",
                 code="download_unexpected",
                 cause=", ".join(found.name for found in staging.rglob("*.whl")) or "no wheel",
-                remedy="make lock",
+                remedy="write the lock anew (`make lock` in the repository of runbook)",
             )
         return store.add(path)[1]
 

@@ -44,7 +44,7 @@ def files_of(target: str) -> list[Path]:
             f"there is no patch series {str(listing)!r}; shipped are {', '.join(targets())}",
             code="series_missing",
         )
-    return [listing, *sorted(folder.glob(PATTERN))]
+    return [listing, *sorted(path for path in folder.glob(PATTERN) if path.is_file())]
 
 
 _REMEDIES: dict[str, str | Remedy] = {

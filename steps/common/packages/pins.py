@@ -59,7 +59,7 @@ def read_pins(path: Path) -> list[Pin]:
                 code="lock_malformed",
                 cause=f"expected `name==version --hash=sha256:...`, found "
                 f"`{text[at:].splitlines()[0][:100]}`",
-                remedy="write it with `make lock`",
+                remedy="write it with `make lock` in the repository of runbook",
             )
         pins.append(Pin(match["name"], match["version"], match["sha256"], int(match["bytes"] or 0)))
         at = match.end()

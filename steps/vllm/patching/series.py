@@ -131,11 +131,7 @@ def _compare(target: str, named: list[str], present: list[str]) -> None:
 
 def _read(path: Path) -> Patch:
     try:
-        if not path.is_file():
-            raise SeriesError(f"{path} is not a file")
         return read_patch(path)
-    except SeriesError:
-        raise
     except (OSError, ValueError, DiffError) as error:
         raise SeriesError(f"{path}: {error}") from error
 

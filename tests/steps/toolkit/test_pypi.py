@@ -252,3 +252,42 @@ def test_what_a_kill_left_of_the_stamp_makes_no_stranger(pypi: PypiBench) -> Non
     (pypi.prefix / f".{stamp.NAME}.123.tmp").write_text("{")
     Toolkit()._claim(pypi.prefix, "pypi")
     assert stamp.read(pypi.prefix) == Stamp("toolkit", {"provider": "pypi"}, complete=False)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1, "provider": "pypi"}', "\0" * 40])
+def test_a_toolkit_whose_record_was_lost_is_repaired_not_taken_for_a_strangers(
+    pypi: PypiBench, text: str
+) -> None:
+    pypi.install()
+    (pypi.prefix / stamp.NAME).write_text(text)
+    assert [reason.code for reason in pypi.check().reasons] == ["toolkit_missing"]
+    Toolkit()._claim(pypi.prefix, "pypi")
+    pypi.install()
+    assert pypi.downloaded == set(), "what is there is kept"
+    assert pypi.damage() == []
+    (pypi.prefix / stamp.NAME).write_text(text)
+    pypi.undo()
+    assert not pypi.prefix.exists()
+
+
+OUTPUTS = {
+    **dict.fromkeys(("provider", "cuda_home", "nvcc", "nvcc_version", "ptxas"), "x"),
+    "cc": "/bin/sh",
+    "cxx": "/bin/sh",
+    "gcc_version": "14.3.0",
+    "env": {"A": "b"},
+    "path": ["/"],
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("value", [None, 1, {"a": 1}, [1]], ids=repr)
+def test_a_record_of_wrong_form_is_no_record(pypi: PypiBench, name: str, value: object) -> None:
+    pypi.prefix.mkdir(parents=True)
+    whole = Stamp("toolkit", {"provider": "pypi"}, made=OUTPUTS)
+    whole.write(pypi.prefix / stamp.NAME)
+    assert stamp.read(pypi.prefix) == whole
+    for made in ({**OUTPUTS, name: value}, {k: v for k, v in OUTPUTS.items() if k != name}):
+        Stamp("toolkit", {"provider": "pypi"}, made=made).write(pypi.prefix / stamp.NAME)
+        assert stamp.read(pypi.prefix) is None
+    assert [reason.code for reason in pypi.check().reasons] == ["toolkit_missing"]

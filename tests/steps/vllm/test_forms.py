@@ -126,9 +126,15 @@ def test_a_patch_that_is_not_needed_somewhere_names_the_upstream_change(world):
 def test_a_file_of_a_series_that_is_none(world, name, make):
     (world.target / name).unlink()
     make(world.target / name)
-    with pytest.raises(StepFailure) as caught:
-        patches(str(world.target))
-    assert caught.value.code in ("series_missing", "series_malformed")
+    for use in (
+        lambda: patches(str(world.target)),
+        lambda: STEP.apply(world.context()),
+    ):
+        with pytest.raises(StepFailure) as caught:
+            use()
+        assert caught.value.code in ("series_missing", "series_malformed")
+    if caught.value.code == "series_malformed":
+        assert not STEP.check(world.context()).ok
 
 
 @pytest.mark.parametrize(

@@ -220,13 +220,43 @@ def test_folders_of_others_stay(world):
     assert sorted(context.workspace.iterdir()) == sorted(mine)
 
 
+# Parts of `made` in the record, and values that no build writes there.
+DAMAGE = [
+    *(
+        (name, value)
+        for name in ("version", "wheel", "wheel_sha256")
+        for value in (None, 1, [], {})
+    ),
+    ("wheel_sha256", "../.."),
+    ("wheel_sha256", ""),
+    ("wheel", "../../etc/passwd"),
+    ("wheel", "dist/.."),
+    ("environment_variables", "VLLM_A"),
+    ("environment_variables", [1]),
+]
+
+
 def test_damaged_stamp_is_as_none(world):
     context = world.context()
     apply(context)
-    (context.workspace / "venv" / "runbook.json").write_text('{"origin": {}}')
-    assert codes(STEP.check(context)) == ["not_installed"]
+    path = context.workspace / "venv" / "runbook.json"
+    stamp = path.read_text()
+    outside = world.cache.parent / "stays"
+    outside.mkdir()
+    for name, value in DAMAGE:
+        damaged = json.loads(stamp)
+        damaged["made"][name] = value
+        path.write_text(json.dumps(damaged))
+        assert codes(STEP.check(context)) == ["not_installed"], (name, value)
+    for text in ('{"origin": {}}', "", "[]", "{", stamp[:-9], "\0" * 99):
+        path.write_text(text)
+        assert codes(STEP.check(context)) == ["not_installed"]
     STEP.apply(context)
     assert STEP.check(context).ok
+    damaged["made"] = {**json.loads(stamp)["made"], "wheel_sha256": "../../stays"}
+    path.write_text(json.dumps(damaged))
+    STEP.undo(context)
+    assert outside.is_dir() and world.index.is_dir()
 
 
 def test_undo_removes_what_was_made_and_keeps_the_rest(world):

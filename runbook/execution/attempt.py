@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from runbook.remedy import Remedy, load
 from runbook.state.workspace import Workspace
 
 GRACE = 10.0
+AT_ONCE = 1 << 20
+"""Bytes that are heard of one attempt before others are."""
 DIED = Remedy("run", text="{command} continues; if it dies again, see its log and `dmesg`")
 
 
@@ -89,10 +92,12 @@ class Attempt:
     def seconds(self) -> float:
         return round(time.monotonic() - self.started, 3)
 
-    def messages(self) -> tuple[list[Mapping[str, Any]], bool]:
-        """What the worker has told, and whether it has ended."""
+    def messages(self, most: float = AT_ONCE) -> tuple[list[Mapping[str, Any]], bool]:
+        """What the worker has told, of more than `most` bytes the first, and whether it has
+        ended."""
         ended = False
-        while True:
+        taken = 0
+        while taken < most:
             try:
                 chunk = os.read(self.events, 65536)
             except BlockingIOError:
@@ -101,6 +106,7 @@ class Attempt:
                 ended = True
                 break
             self._buffer += chunk
+            taken += len(chunk)
         *lines, self._buffer = self._buffer.split(b"\n")
         found = []
         for line in lines:
@@ -133,7 +139,7 @@ class Attempt:
         not be ended."""
         left = stop(self.processes, grace, hurry)
         self._process.wait()
-        self.messages()
+        self.messages(math.inf)
         return left
 
     def finish(self) -> list[int]:

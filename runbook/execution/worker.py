@@ -29,6 +29,15 @@ from runbook.remedy import dump
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 PROGRESS_INTERVAL = 0.1
+AT_ONCE = 16
+"""Chunks of 64 KiB that are moved from one pipe before the other is looked at."""
+LONGEST_TEXT = 4096
+"""Characters of a text in a message to the supervisor; the log has all of it."""
+LONGEST_CAUSE = 32768
+MOST_ITEMS = 64
+MOST_NOTICES = 1000
+"""Of an attempt that are events; further ones are lines of its log."""
+LARGEST_OUTPUTS = 16 << 20
 
 
 def main() -> int:
@@ -71,7 +80,10 @@ def _pump(child: int, printed: int, told: int, events: int, log: int, redactor: 
         # may keep the pipe open for ever.
         ended = exited in ready
         for descriptor in (printed, told):
-            while chunk := _read(descriptor):
+            # Neither may keep the other waiting: what prints without end, or after the end.
+            for _ in range(AT_ONCE):
+                if not (chunk := _read(descriptor)):
+                    break
                 if descriptor == printed:
                     _write(log, redactor.feed(chunk))
                 else:
@@ -124,7 +136,7 @@ def _run_step(
     signal.signal(signal.SIGINT, _disregard)
 
     def tell(**message: Any) -> None:
-        _tell(tell_end, json.dumps(message).encode() + b"\n")
+        _tell(tell_end, json.dumps(_bounded(message)).encode() + b"\n")
 
     status = 1
     try:
@@ -162,6 +174,18 @@ def _run_step(
         os._exit(status)
 
 
+def _bounded(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose texts have a bounded length. Outputs, which are data, stay whole."""
+    for key, value in message.items():
+        if isinstance(value, str):
+            most = LONGEST_CAUSE if key == "cause" else LONGEST_TEXT
+            message[key] = value if len(value) <= most else value[: most - 4] + " ..."
+    if items := message.get("items"):
+        names = (item | {"name": item["name"][:LONGEST_TEXT]} for item in items[:MOST_ITEMS])
+        message["items"] = list(names)
+    return message
+
+
 def _cancel(number: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, _disregard)
     raise Cancelled
@@ -175,6 +199,13 @@ def _apply(spec: dict[str, Any], secrets: frozenset[str], tell: Any) -> dict[str
     """Do the work, then prove it by `check`; the message that says how it ended."""
     kind = cast(Hooks, load_step(spec["uses"], Path(spec["folder"])))
     last = 0.0
+    notices = 0
+
+    def notice(message: str) -> None:
+        nonlocal notices
+        notices += 1
+        if notices <= MOST_NOTICES:
+            tell(type="notice", message=message)
 
     def progress(message: Mapping[str, Any]) -> None:
         nonlocal last
@@ -193,7 +224,7 @@ def _apply(spec: dict[str, Any], secrets: frozenset[str], tell: Any) -> dict[str
         secrets=secrets,
         out=sys.stdout,
         on_progress=progress,
-        on_notice=lambda message: tell(type="notice", message=message),
+        on_notice=notice,
     )
     if spec["action"] == "undo":
         kind.undo(context)
@@ -210,6 +241,12 @@ def _apply(spec: dict[str, Any], secrets: frozenset[str], tell: Any) -> dict[str
             cause="; ".join(r.message for r in errors),
             remedy=next((r.remedy for r in errors if r.remedy), ""),
             reasons=check.reasons,
+        )
+    if len(json.dumps(dict(check.outputs))) > LARGEST_OUTPUTS:
+        raise StepFailure(
+            f"the step's outputs are larger than {LARGEST_OUTPUTS >> 20} MiB",
+            code="invalid_outputs",
+            remedy="give the name of a file that holds them",
         )
     return {
         "type": "result",

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from runbook.protocol import Item, StepFailure
 
 Progress = Callable[[Mapping[str, Any]], None]
 """Takes `done`, `total`, `unit`, `message` and `items`, as plain data."""
 TAIL_LINES = 15
+LONGEST_LINE = 65536
+LONGEST_CAUSE = 2000
+"""Characters of a line that are shown as the cause of a failure."""
 
 
 def default_cache() -> Path:
@@ -113,10 +116,8 @@ class StepContext:
             ) from error
         assert process.stdout is not None
         try:
-            for line in process.stdout:
-                line = line.rstrip("\n")
-                tail.append(line)
-                self.log(line)
+            for line in self._lines(process.stdout):
+                tail.append(line[:LONGEST_CAUSE])
                 if on_line is not None:
                     on_line(line)
             status = process.wait()
@@ -141,6 +142,19 @@ class StepContext:
             cause="\n".join(tail),
             remedy="read the log for what came before",
         )
+
+    def _lines(self, output: IO[str]) -> Iterator[str]:
+        """Log what a program prints; give its lines, of a longer one its first `LONGEST_LINE`
+        characters, so that output without any end of line needs no more memory than other."""
+        going_on = False
+        while piece := output.readline(LONGEST_LINE):
+            if self.out is not None:
+                print(piece, end="", file=self.out, flush=True)
+            if not going_on:
+                yield piece.removesuffix("\n")
+            going_on = not piece.endswith("\n")
+        if going_on:
+            self.log("")
 
 
 def namespace(values: Mapping[str, Any]) -> SimpleNamespace:

@@ -77,6 +77,8 @@ class Work:
             ctx.progress(ctx.inputs.seconds - left, ctx.inputs.seconds, "seconds")
         if mood == "notices":
             ctx.notice("the wind has turned")
+        for n in range(1500 if mood == "notices without end" else 0):
+            ctx.notice(f"{n} " + "x" * 5000)
         while mood == "waits" and not (ctx.workspace / "go").exists():
             time.sleep(0.02)
         if mood == "fails":

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 STEPS = {
+    "collectives": "runbook.steps.collectives:Collectives",
     "mtp": "runbook.steps.mtp:Mtp",
     "mtp-assemble": "runbook.steps.mtp.assemble:Assemble",
     "mtp-capture": "runbook.steps.mtp.capture:Capture",

@@ -52,6 +52,12 @@ OUTPUTS = {
         "patch_digest": SHA,
         "environment_variables": ["VLLM_USE_V1"],
     },
+    "collectives": {
+        "env": {"NCCL_P2P_DISABLE": "1"},
+        "fastest": "NCCL without peer access",
+        "custom_all_reduce": "hung",
+        "table": [],
+    },
     "publish": {
         "hub_endpoint": "http://127.0.0.1:4000",
         "repo": "runbook/tiny",
@@ -223,6 +229,7 @@ def test_the_flagship_breaks_no_rule_on_its_hardware(tmp_path, hardware, profile
         "values": told[hardware]["values"],
         "env": {} if on_nvlink else {"NCCL_P2P_DISABLE": "1"},
     }
+    outputs["collectives"]["env"] = {"NCCL_P2P_DISABLE": "0" if on_nvlink else "1"}
     serve = inputs_of(book, outputs=outputs)["serve"]
     assert effective(serve).tensor_parallel_size == told[hardware]["gpus"]
     assert HARDWARE[hardware] in serve.proof[0]

@@ -1,0 +1,178 @@
+"""Try the collectives that a server will make, over the very devices and environment: a path that
+hangs or adds up wrongly is found in a minute, and not after the weights are loaded."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from runbook.files import read_json, write_json
+from runbook.protocol import Check, Context, Model, Reason, StepFailure, Work
+from runbook.remedy import Remedy
+
+if TYPE_CHECKING:
+    from runbook.steps.collectives.ranks import Result, Variant
+
+RECORD = "collectives/found.json"
+VARIANT_SECONDS = 25.0
+"""What one variant takes, most of it imports."""
+WITH_MULTICAST = ("10",)
+"""Compute capabilities, by major, on which vLLM's custom all-reduce may use NVLink multicast."""
+
+
+class Collectives:
+    """`check` reads the record of what was found; it holds while build, devices, driver and
+    environment are the same. What cannot be probed on this machine is said, and holds."""
+
+    version = "1"
+    Inputs = Model("runbook.steps.collectives.models:Inputs")
+    Outputs = Model("runbook.steps.collectives.models:Outputs")
+
+    def check(self, ctx: Context) -> Check:
+        if (why := _nothing_to_probe(ctx)) is not None:
+            return Check.satisfied(
+                {"env": {}, "fastest": None, "custom_all_reduce": None, "table": []},
+                Reason("not_probed", why, "", "info"),
+            )
+        record = read_json(ctx.workspace / RECORD)
+        if not isinstance(record, dict) or record.get("identity") != _identity(ctx):
+            work = Work(seconds=VARIANT_SECONDS * len(_variants(ctx)))
+            reason = Reason("not_probed", "the collectives of these devices were not tried yet")
+            return Check.unsatisfied(reason, work=work)
+        return Check.satisfied(record["outputs"], *_remarks(record["outputs"]["table"]))
+
+    def apply(self, ctx: Context) -> None:
+        if _nothing_to_probe(ctx) is not None:
+            return
+        results = _probe(ctx)
+        right = [result for result in results if result.verdict == "right"]
+        own = [result for result in right if result.variant != CUSTOM]
+        if not own:
+            raise _broken(results)
+        fastest = min(own, key=lambda result: _latency(result, ctx.inputs.decisive))
+        chosen = next(v for v in _variants(ctx) if v.name == fastest.variant)
+        ctx.log(f"the fastest that is right: {fastest.variant}")
+        custom = next((r.verdict for r in results if r.variant == CUSTOM), None)
+        outputs = {
+            "env": dict(chosen.env),
+            "fastest": fastest.variant,
+            "custom_all_reduce": custom,
+            "table": [result.dump() for result in results],
+        }
+        record = ctx.workspace / RECORD
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_json(record, {"identity": _identity(ctx), "outputs": outputs})
+
+    def undo(self, ctx: Context) -> None:
+        record = ctx.workspace / RECORD
+        record.unlink(missing_ok=True)
+        if record.parent.is_dir() and not any(record.parent.iterdir()):
+            record.parent.rmdir()
+
+
+CUSTOM = "vLLM's custom all-reduce"
+
+
+def _nothing_to_probe(ctx: Context) -> str | None:
+    given = ctx.inputs
+    if given.ranks < 2:
+        return "one rank alone reduces nothing"
+    if given.backend == "nccl" and len(ctx.facts["gpus"]) < given.ranks:
+        return f"there are {len(ctx.facts['gpus'])} GPUs, and {given.ranks} ranks would reduce"
+    return None
+
+
+def _identity(ctx: Context) -> dict[str, Any]:
+    """What was tried: with other devices, driver, build or environment it is tried anew."""
+    given = vars(ctx.inputs)
+    gpus = ctx.facts["gpus"] if ctx.inputs.backend == "nccl" else []
+    links = ctx.facts["gpu_links"] if ctx.inputs.backend == "nccl" else []
+    devices = [[gpu["uuid"], gpu["driver"]] for gpu in gpus]
+    return {"inputs": given, "devices": devices, "links": links}
+
+
+def _environment(inputs: SimpleNamespace) -> dict[str, str]:
+    merged: dict[str, str] = {}
+    for layer in inputs.env:
+        merged.update(layer)
+    return merged
+
+
+def _variants(ctx: Context) -> list[Variant]:
+    from runbook.steps.collectives.ranks import Variant
+
+    if ctx.inputs.backend == "gloo":
+        return [Variant("gloo", {})]
+    found = [
+        Variant("NCCL with peer access", {"NCCL_P2P_DISABLE": "0"}),
+        Variant("NCCL without peer access", {"NCCL_P2P_DISABLE": "1"}),
+    ]
+    majors = {str(gpu["architecture"]).partition(".")[0] for gpu in ctx.facts["gpus"]}
+    if not majors & set(WITH_MULTICAST):
+        found.append(Variant(CUSTOM, {"NCCL_P2P_DISABLE": "0"}, "custom"))
+    return found
+
+
+def _probe(ctx: Context) -> list[Result]:
+    from runbook.steps.collectives.ranks import run
+
+    given, results = ctx.inputs, []
+    variants = _variants(ctx)
+    for number, variant in enumerate(variants):
+        ctx.progress(number, len(variants), "variants", variant.name)
+        result = run(
+            variant,
+            python=given.python,
+            world=given.ranks,
+            backend=given.backend,
+            env=_environment(given),
+            sizes=given.sizes,
+            deadline=given.deadline,
+            alive=partial(ctx.progress, number, len(variants), "variants", variant.name),
+        )
+        ctx.log(_line(result))
+        results.append(result)
+    ctx.progress(len(variants), len(variants), "variants")
+    return results
+
+
+def _line(result: Result) -> str:
+    told = ", ".join(
+        f"{size['bytes']:,} B {size['seconds'] * 1e6:,.0f} us {size['gb_per_second']:.2f} GB/s"
+        for size in result.sizes
+    )
+    return f"{result.variant}: {result.verdict}. {result.detail or told}"
+
+
+def _latency(result: Result, decisive: int) -> float:
+    near = min(result.sizes, key=lambda size: abs(size["bytes"] - decisive))
+    return float(near["seconds"])
+
+
+def _remarks(table: list[dict[str, Any]]) -> list[Reason]:
+    """What is not used and why, for the reader of a plan."""
+    return [
+        Reason(
+            "collective_not_used",
+            f"{entry['variant']} is not used: {entry['detail']}",
+            "look at the IOMMU (`iommu=pt`), at ACS, and at the driver's version",
+            "warning",
+        )
+        for entry in table
+        if entry["verdict"] in ("wrong", "hung", "failed")
+    ]
+
+
+def _broken(results: list[Result]) -> StepFailure:
+    return StepFailure(
+        "no collective of these devices works: a server over them would hang or answer wrongly",
+        code="collectives_broken",
+        cause="\n".join(f"{r.variant}: {r.verdict}. {r.detail}" for r in results),
+        remedy=Remedy(
+            "run",
+            ("--force", "{step}"),
+            text="pass the IOMMU through (`iommu=pt`), switch ACS off, update the driver; "
+            "then {command}",
+        ),
+    )

@@ -90,7 +90,10 @@ class Steps:
         modules.add("runbook.document.template")
         for kind in self.kinds.values():
             owners: Iterable[Any] = (type(kind.step), kind.inputs, kind.outputs)
-            modules.update(owner.__module__ for owner in owners if owner is not None)
+            for owner in filter(None, owners):
+                bases = {base.__module__ for base in owner.__mro__}
+                modules.add(owner.__module__)
+                modules |= {name for name in bases if name.startswith("runbook.")}
         found = (getattr(sys.modules.get(name), "__file__", None) for name in modules)
         return sorted(file for file in found if file)
 

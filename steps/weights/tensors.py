@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from runbook.protocol import Reason
+from runbook.steps.common.hub.untrusted import plain, shown
 
 INDEX = ".safetensors.index.json"
 
@@ -49,17 +50,20 @@ def _index_problems(folder: Path, name: str, tensors: dict[str, set[str]]) -> It
         parent = name.rpartition("/")[0]
         shards: dict[str, list[str]] = {}
         for tensor, shard in placed.items():
+            if not isinstance(shard, str):
+                raise TypeError(f"{shown(tensor)} is in {shown(shard)}")
             shards.setdefault(f"{parent}/{shard}" if parent else shard, []).append(tensor)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        yield Reason("bad_index", f"{name} is no index: {error!r}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        yield Reason("bad_index", f"{name} is no index: {shown(str(error))}")
         return
     for shard, wanted in sorted(shards.items()):
         if shard not in tensors:
-            yield Reason(
-                "missing_shard", f"{name} places {len(wanted)} tensors in {shard}, which is missing"
-            )
+            message = f"{name} places {len(wanted)} tensors in {plain(shard)}, which is missing"
+            yield Reason("missing_shard", message)
             continue
         missing = [tensor for tensor in wanted if tensor not in tensors[shard]]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            yield Reason("missing_tensor", f"{shard} lacks {missing[0]}{more}, says {name}")
+            yield Reason(
+                "missing_tensor", f"{plain(shard)} lacks {plain(missing[0])}{more}, says {name}"
+            )

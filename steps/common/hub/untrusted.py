@@ -40,6 +40,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 
+def plain(name: str) -> str:
+    """A name for a message: as it is where that can be read."""
+    return name if name.isprintable() and len(name) <= 200 else shown(name)
+
+
 def bad_answer(who: str, error: Malformed) -> StepFailure:
     """The failure that a malformed answer of `who` is."""
     return StepFailure(

@@ -205,6 +205,18 @@ def test_the_code_that_compiles(compiler: Compiler) -> None:
     assert compiler()[1]
 
 
+def test_the_code_that_a_step_is_derived_from(tmp_path: Path) -> None:
+    """A base of its inputs, in another file, decides what the document may say too."""
+    book = tmp_path / "book.yaml"
+    book.write_text(
+        "runbook: 1\nname: derived\nsteps:\n- {id: w, uses: weights, with: {repo: a/b}}\n"
+    )
+    compile_book(str(book), [], tmp_path / "cache", {})
+    (file,) = (tmp_path / "cache").glob("*.json")
+    names = {"/".join(Path(n).parts[-3:]) for n in read_sealed(file)["made_from"]["files"]}
+    assert {"steps/weights/models.py", "common/hub/models.py", "common/hub/step.py"} <= names
+
+
 def test_the_version_of_the_package(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler()
     monkeypatch.setattr("runbook.__version__", "99.0.0")

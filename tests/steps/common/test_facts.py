@@ -90,7 +90,7 @@ def test_memory_is_bounded_by_the_control_group(tmp_path, monkeypatch, version, 
 
 def test_without_a_driver_there_is_nothing_and_nothing_is_imported():
     program = (
-        "import sys, time; from runbook.steps import facts\n"
+        "import sys, time; from runbook.steps.common import facts\n"
         "facts.NVIDIA_TRACES = ('/nonexistent',)\n"
         "began = time.perf_counter(); found = facts.gpus()\n"
         "assert found == [] and 'pynvml' not in sys.modules\n"

@@ -80,3 +80,30 @@ def test_shape_and_offsets_that_disagree(model):
 def test_index_that_is_none(model):
     (model / "model.safetensors.index.json").write_text("[]")
     assert "is no index" in found(model)["bad_index"]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        b"", b"{", b"\xff", b"[" * 100_000, b"null", b"[]", b"{}", b'{"weight_map": []}',
+        b'{"weight_map": 7}', b'{"weight_map": {"a": null, "b": "c"}}',
+        b'{"weight_map": {"a": [], "b": 1}}',
+    ],
+)  # fmt: skip
+def test_an_index_of_any_content(model, index):
+    (model / "model.safetensors.index.json").write_bytes(index)
+    problems = found(model)
+    assert "model.safetensors.index.json is no index" in problems["bad_index"]
+    assert len(problems["bad_index"]) < 300
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J", "x" * 100_000, "{x}", "\ud800"])
+def test_an_index_with_odd_names(model, name):
+    path = model / "model.safetensors.index.json"
+    placed = {"weight_map": {name: SHARD, "b": name}}
+    path.write_text(json.dumps(placed))
+    problems = found(model)
+    assert problems.keys() == {"missing_tensor", "missing_shard"}
+    for message in problems.values():
+        assert len(message) < 300
+        assert message.isprintable()

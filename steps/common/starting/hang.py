@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from runbook.protocol import StepFailure
 from runbook.remedy import Remedy
@@ -32,12 +33,39 @@ CAUSES = {
 REMEDIES = {
     "rank_stopped": "find what stops it (`kill -CONT` lets a process go on), then {command}",
     "rank_dead": "see the kernel's log for it (`dmesg`: out of memory?), then {command}",
-    "autotune_deadlock": "add --no-enable-flashinfer-autotune to the step's `extra_args`, then "
-    "{command}",
     "ranks_deadlocked": "{command}; if it comes back, the log's last lines say where they wait",
-    "collective_hang": "set `disable_custom_all_reduce: true`, and NCCL_P2P_DISABLE=1 in the "
-    "step's `env`, then {command}",
 }
+SET_ALREADY = {
+    "autotune_deadlock": "autotuning is off as far as flags go: {command}; if it comes back, the "
+    "log's last lines say what is tuned",
+    "collective_hang": "the custom all-reduce and peer-to-peer are off already: look at the host's "
+    "IOMMU and ACS (`iommu=pt` on the kernel's command line) and the driver, then {command}",
+}
+"""What is left where the settings that help are set."""
+
+
+def remedy(code: str, spec: Mapping[str, Any]) -> Remedy:
+    """What helps against a hang and is not set yet."""
+    argv, env = " ".join(spec["argv"]), spec["env"]
+    settings: dict[str, tuple[tuple[str, bool], ...]] = {
+        "autotune_deadlock": (
+            (
+                "--no-enable-flashinfer-autotune in the step's `extra_args`",
+                "--no-enable-flashinfer-autotune" in argv
+                or '"enable_flashinfer_autotune":false' in argv.replace(" ", ""),
+            ),
+        ),
+        "collective_hang": (
+            ("`disable_custom_all_reduce: true`", "--disable-custom-all-reduce" in argv),
+            ("NCCL_P2P_DISABLE=1 in the step's `env`", env.get("NCCL_P2P_DISABLE") == "1"),
+        ),
+    }
+    if code not in settings:
+        return Remedy("run", text=REMEDIES[code])
+    untried = [words for words, is_set in settings[code] if not is_set]
+    if not untried:
+        return Remedy("run", text=SET_ALREADY[code])
+    return Remedy("run", text=f"set {' and '.join(untried)}, then {{command}}")
 
 
 class Watchdog:
@@ -70,7 +98,7 @@ class Watchdog:
             f"the server hangs while it is about to {at.words}",
             code=verdict.code,
             cause=f"{CAUSES[verdict.code]}\n{verdict.evidence}",
-            remedy=Remedy("run", text=REMEDIES[verdict.code]),
+            remedy=remedy(verdict.code, self.running.spec),
             retryable=verdict.code in ("rank_stopped", "rank_dead", "ranks_deadlocked"),
             where=str(self.running.log),
         )

@@ -5,7 +5,19 @@ import signal
 import subprocess
 import time
 
-from runbook.process import Identity, marked, session_members, stop_session
+import pytest
+
+from runbook.process import (
+    MARK,
+    Identity,
+    attempt_mark,
+    marked,
+    of_attempts,
+    session_in,
+    session_members,
+    stop,
+    stop_session,
+)
 
 
 def test_identity_knows_its_process_and_no_other():
@@ -51,3 +63,80 @@ def test_marked_finds_a_descendant_that_left_the_session():
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def started():
+    """Starts programs that are ended with the test."""
+    processes = []
+
+    def start(*argv, **more):
+        processes.append(subprocess.Popen(argv, **more))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def until(condition, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
+
+
+def test_what_attempts_started_is_known_by_workspace_and_run(tmp_path, started):
+    """Another workspace, of whatever run, has nothing to do with it."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    ours = {}
+    for state, run in ((here, "1"), (here, "2"), (there, "1")):
+        environment = {**os.environ, MARK: attempt_mark(state, f"{run}/one.1")}
+        ours[state, run] = started("setsid", "sleep", "60", env=environment).pid
+    started("sleep", "60", env={**os.environ, MARK: "1/one.1"})
+    assert until(lambda: len(of_attempts(here)) == 2)
+    assert set(of_attempts(here)) == {ours[here, "1"], ours[here, "2"]}
+    assert of_attempts(here, "2/") == [ours[here, "2"]]
+    assert of_attempts(there) == [ours[there, "1"]]
+    (tmp_path / "link").symlink_to(here)
+    assert set(of_attempts(tmp_path / "link")) == set(of_attempts(here))
+
+
+def test_a_session_is_known_by_its_leader_and_folder(tmp_path, started):
+    """Its leader's death does not hide it; a member that works elsewhere may be anyone's."""
+    script = f"sleep 60 & cd / ; sleep 61 & cd {tmp_path}; echo ready; read line"
+    leader = started(
+        "sh", "-c", script, start_new_session=True, cwd=tmp_path,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    leader.stdout.readline()
+    identity = Identity.of(leader.pid)
+    assert len(session_members(leader.pid)) == 3
+    assert len(session_in(identity, tmp_path)) == 2
+    other = Identity(identity.pid, identity.start_time + 1, identity.boot_id)
+    assert session_in(other, tmp_path) == [], "another process has the leader's pid"
+    assert session_in(Identity(identity.pid, 1, "another boot"), tmp_path) == []
+    leader.kill()
+    leader.wait()
+    assert len(session_in(identity, tmp_path)) == 1
+    assert stop_session(leader.pid, 1.0) == []
+
+
+def test_what_is_stopped_is_woken_to_end_by_itself(started, tmp_path):
+    script = f"trap 'touch {tmp_path}/ended; exit' TERM; echo ready; while :; do sleep 0.05; done"
+    process = started("sh", "-c", script, start_new_session=True, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    process.send_signal(signal.SIGSTOP)
+    assert stop_session(process.pid, 10) == []
+    assert (tmp_path / "ended").exists()
+
+
+def test_grace_ends_when_there_is_a_hurry(started):
+    process = started("sh", "-c", "trap '' TERM; echo ready; sleep 60", stdout=subprocess.PIPE)
+    process.stdout.readline()
+    asked = iter([False, False, True])
+    alive = Identity.of(process.pid).alive
+    find = lambda: [process.pid] if alive() else []  # noqa: E731
+    assert stop(find, 600, lambda: next(asked)) == []
+    assert process.wait(5) == -signal.SIGKILL

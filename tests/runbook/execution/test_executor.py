@@ -404,3 +404,73 @@ def test_a_remedy_that_a_step_gives_as_data_is_a_complete_command(cli):
         assert remedy == f"rest a while, then `runbook run {cli.book} --force one`"
     (entry,) = cli.json("status")["steps"]
     assert entry["error"]["remedy"] == remedy
+
+
+def test_what_was_made_anew_is_taken_up_by_commands(cli):
+    """As in the book of the README: another `url`, and the old count would be published."""
+    steps = [
+        {"id": "fetch", "with": {"run": "cp {{ inputs.url }} corpus", "creates": "corpus"}},
+        {
+            "id": "count",
+            "with": {
+                "run": "wc -l < corpus > lines",
+                "creates": "lines",
+                "outputs": {"lines": {"file": "lines"}},
+            },
+        },
+        {"id": "publish", "with": {"run": "echo {{ steps.count.outputs.lines }} >> published"}},
+    ]
+    declared = {"url": {"type": "string"}}
+    cli.book = write_book(cli.home, *({"uses": "command", **s} for s in steps), inputs=declared)
+    for lines in (1, 2):
+        (cli.home / f"{lines}").write_text("line\n" * lines)
+        assert cli.json("run", "--set", f"url={cli.home}/{lines}")["ok"]
+    assert (cli.workspace / "published").read_text().split() == ["1", "2"]
+    assert {s["decision"] for s in cli.json("run")["steps"]} == {"skip"}
+
+
+def test_a_mended_failure_is_not_told_for_ever(cli):
+    """What an agent does: run detached, wait, mend what the error says, run detached, wait."""
+    book(cli, {"id": "one"}, {"id": "two", "with": {"mood": "does nothing"}})
+    cli.json("run", "--detach")
+    assert cli.json("wait", code=1)["error"]["code"] == "not_verified"
+    (cli.workspace / "two").write_text("done")
+    cli.json("run")
+    assert cli.json("wait")["run"]["exit_code"] == 0
+    assert {s["state"] for s in cli.json("status")["steps"]} == {"satisfied"}
+    answer = cli.json("run")
+    assert answer["run"] is None
+    cli.json("run", "--detach")
+    assert cli.json("wait")["ok"]
+    assert cli.events("run.finished")[0]["unsettled"] == []
+
+
+def test_a_second_signal_ends_a_run_without_grace(cli):
+    book(cli, {"id": "one", "with": {"mood": "ignores SIGTERM"}})
+    process = cli.start("run", "--json")
+    started = cli.wait_for("attempt.started", "one")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert time.monotonic() - begun < 9, "not the ten seconds that one signal gives"
+    assert session_members(started["process"]["pid"]) == []
+
+
+def test_a_command_that_failed_may_be_tried_again_and_says_so(cli):
+    retry = {"attempts": 2, "backoff": "0.1s"}
+    step = {"id": "one", "uses": "command", "retry": retry, "with": {"run": "exit 3"}}
+    cli.book = write_book(cli.home, step)
+    answer = cli.json("run", code=1)
+    assert len(cli.events("attempt.started")) == 2
+    assert answer["errors"] == [answer["error"]]
+    assert any(" run " in command for command in answer["next"])
+
+
+def test_an_error_that_trying_again_cannot_help_names_the_log_and_not_run(cli):
+    book(cli, {"id": "one", "with": {"mood": "fails"}})
+    answer = cli.json("run", code=1)
+    assert [command.split()[1] for command in answer["next"]] == ["logs"]

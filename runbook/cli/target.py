@@ -15,7 +15,7 @@ from runbook.cli.verbs import VERBS
 from runbook.document.compile import compile_book, name_of
 from runbook.errors import USAGE, Failure, RunbookError
 from runbook.planning.context import default_cache
-from runbook.redact import Redactor
+from runbook.redact import Redactor, without_password
 from runbook.remedy import Remedy
 from runbook.state import recorded
 from runbook.state.workspace import Workspace, default_workspace
@@ -130,7 +130,8 @@ class Target:
         if self.given.workspace is not None:
             words += ["--workspace", str(self.given.workspace)]
         if spec.sets and self.unrecorded:
-            words += [word for item in self.given.sets for word in ("--set", item)]
+            sets = [without_password(item, "***@") for item in self.given.sets]
+            words += [word for item in sets for word in ("--set", item)]
             words += [word for item in self.given.unset for word in ("--unset", item)]
         return shlex.join(words)
 

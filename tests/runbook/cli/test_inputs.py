@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+from tests.conftest import Cli
 from tests.runbook.helpers import write_book
 
 INPUTS = {
@@ -190,3 +191,20 @@ def test_until_is_kept_and_what_was_forced_and_is_done_is_not_forced_again(cli):
     assert cli.json("wait", code=1)["next"][-1] == again
     obey(cli, answer["next"][-1])
     assert not (cli.workspace / "three").exists()
+
+
+def test_a_login_in_a_url_is_refused_and_not_repeated(tmp_path):
+    """Neither in what is said, nor in what is kept."""
+    book = tmp_path / "book.yaml"
+    book.write_text(
+        "runbook: 1\nname: t\ninputs: {hub: {type: string, default: ''}}\nsteps:\n"
+        "- {id: w, uses: weights, with: {repo: a/b, endpoint: '{{ inputs.hub }}'}}\n"
+    )
+    cli = Cli(tmp_path, book)
+    given = ("--set", "hub=http://me:verysecret@127.0.0.1:9")
+    for verb in ("validate", "plan", "run"):
+        for options in ((), ("--json",)):
+            done = cli.run(verb, *given, *options, code=2)
+            assert "verysecret" not in done.stdout + done.stderr
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and path != book]
+    assert not [path for path in kept if b"verysecret" in path.read_bytes()]

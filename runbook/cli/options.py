@@ -76,6 +76,7 @@ def verb(name: str) -> Callable[[Function], Function]:
                 rest["steps"] = steps
             target = Target(name, Given(book, workspace, sets, unset), as_json)
             try:
+                target.own(adopt=rest.pop("adopt", False))
                 if spec.steps == "one" and len(rest["steps"]) != 1:
                     raise words.one_step(name, target.book["steps"])
                 return function(target=target, **rest)

@@ -90,6 +90,9 @@ def _said(answer: Mapping[str, Any]) -> str:
 @verb("run")
 @selection
 @click.option(
+    "--adopt-workspace", "adopt", is_flag=True, help="Take over another document's workspace."
+)
+@click.option(
     "--jobs", type=click.IntRange(1), default=JOBS, show_default=True, help="Steps at once."
 )
 @click.option(

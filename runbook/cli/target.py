@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from runbook.cli import envelope
 from runbook.cli.remedies import Renderer
 from runbook.cli.verbs import VERBS
-from runbook.document.compile import compile_book, name_of
+from runbook.document.compile import BOOKS, compile_book, name_of
 from runbook.errors import USAGE, Failure, RunbookError
 from runbook.planning.context import default_cache
 from runbook.redact import Redactor, without_password
 from runbook.remedy import Remedy
 from runbook.state import recorded
+from runbook.state.owner import Owner
 from runbook.state.workspace import Workspace, default_workspace
 
 if TYPE_CHECKING:
@@ -112,6 +114,20 @@ class Target:
         for part in name.split("."):
             value = value[part]
         return value
+
+    def own(self, adopt: bool) -> None:
+        """Refuse the workspace of another document, unless it is to be adopted; a run makes it the
+        workspace of this one."""
+        if self.verb == "validate":
+            return
+        source = self.book["source"]
+        shipped = Path(source).parent == BOOKS
+        owner = Owner(self.workspace.state, self.book["name"], source, shipped)
+        if not adopt and (told := owner.verify()):
+            print(f"note: {told}", file=sys.stderr)
+        if self.verb == "run":
+            self.workspace.create()
+            owner.record()
 
     def command(self, verb: str, *arguments: str) -> str:
         """A complete command line. A verb that works on no book, or on another one that the

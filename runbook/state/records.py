@@ -60,6 +60,13 @@ def begun(record: Any) -> dict[str, Any] | None:
     return _unsealed(record)
 
 
+def owner(record: Any) -> dict[str, Any] | None:
+    """The record of the document that a workspace belongs to, without its digest."""
+    if not isinstance(record, dict) or not _has(record, {"name": str, "source": str}):
+        return None
+    return _unsealed(record)
+
+
 def _unsealed(record: Mapping[str, Any]) -> dict[str, Any] | None:
     rest = {key: value for key, value in record.items() if key != "digest"}
     try:

@@ -60,7 +60,7 @@ def _parameter(told: dict[str, Any]) -> Any:
 
 
 def _print(name: str, said: Mapping[str, Any], as_json: bool) -> None:
-    from runbook.cli import human
+    from runbook.cli import terminal
     from runbook.cli.remedies import Renderer
 
     document = envelope.document(
@@ -71,4 +71,4 @@ def _print(name: str, said: Mapping[str, Any], as_json: bool) -> None:
         envelope.print_json(answer)
         return
     text = said.get("text")
-    print(human.table(said["rows"], key=2) if text is None else text)
+    terminal.say(terminal.table(said["rows"], key=2) if text is None else text)

@@ -53,13 +53,29 @@ class Validate(Envelope):
 
 
 class Plan(Envelope, PlanBody):
+    """`unset_secrets`: those that the document declares and the environment lacks."""
+
     kind: Literal["plan"]
+    unset_secrets: list[str]
 
 
 class Check(Envelope, CheckBody):
     """`unknown`: cannot be told before the steps that it depends on hold."""
 
     kind: Literal["check"]
+
+
+class Served(TypedDict):
+    """What is served: what was measured of it, and commands that ask it, end it, start it anew."""
+
+    step: str
+    endpoint: str
+    model: str | None
+    request: str | None
+    tokens_per_second: float | None
+    acceptance: float | None
+    stop: str
+    restart: str
 
 
 class Run(Envelope):
@@ -70,6 +86,8 @@ class Run(Envelope):
     steps: list[RunStep]
     outputs: dict[str, Outputs]
     endpoint: str | None
+    served: Served | None
+    unset_secrets: list[str]
     errors: list[Error]
 
 
@@ -84,10 +102,12 @@ Ran = Run | Detached
 
 class Status(Envelope, StatusBody):
     kind: Literal["status"]
+    served: Served | None
 
 
 class Wait(Envelope, StatusBody):
     kind: Literal["wait"]
+    served: Served | None
     events: list[Event]
 
 
@@ -144,6 +164,21 @@ class Destroy(Envelope):
     book: str
     workspace: str
     steps: list[DestroyStep]
+
+
+class CacheFolder(TypedDict):
+    name: str
+    files: int
+    bytes: int
+
+
+class Cache(Envelope):
+    """What workspaces share; `removed` says whether it was."""
+
+    kind: Literal["cache"]
+    path: str
+    folders: list[CacheFolder]
+    removed: bool
 
 
 class Book(TypedDict):

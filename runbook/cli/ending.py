@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 
 from runbook import errors
+from runbook.cli import sizes
 from runbook.cli.options import verb
 from runbook.cli.target import Target
 from runbook.errors import error_dict
@@ -35,6 +37,7 @@ def destroy(target: Target, steps: tuple[str, ...], yes: bool) -> int:
     from runbook.execution import holding, undo
 
     entries = undo.plan(target.book, target.workspace, steps)
+    paths = {entry["id"]: sizes.made(target.workspace, entry["id"]) for entry in entries}
     error: dict[str, Any] | None = None
     follow = Remedy("status")
     code = errors.DONE
@@ -45,11 +48,26 @@ def destroy(target: Target, steps: tuple[str, ...], yes: bool) -> int:
         error = error_dict("approval", f"would undo {undone}", remedy=follow)
     elif entries:
         lock = holding.hold(target.workspace)
-        entries, code, error = undo.execute(target.book, target.workspace, entries, lock)
+        entries, code, error = undo.execute(
+            target.book, target.workspace, entries, lock, _listener(target, entries)
+        )
     body = {
         "book": target.book["name"],
         "workspace": str(target.workspace.root),
-        "steps": entries,
+        "steps": [{**entry, "paths": paths[entry["id"]]} for entry in entries],
     }
     target.say(target.answer(code == errors.DONE, body, error=error, next=[follow]), human.undone)
     return code
+
+
+def _listener(
+    target: Target, entries: Sequence[Mapping[str, Any]]
+) -> Callable[[dict[str, Any]], None]:
+    """Tells people of each step as it is undone."""
+    if target.as_json:
+        return lambda event: None
+    from runbook.cli.progress import Lines
+
+    lines = Lines(max(len(entry["id"]) for entry in entries))
+    lines.flush = True
+    return lines.event

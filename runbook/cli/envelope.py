@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from runbook.cli import terminal
 from runbook.state.records import SCHEMA
 
 
@@ -27,14 +28,14 @@ def document(
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    print(terminal.safe_json(json.dumps(value, ensure_ascii=False)), flush=True)
 
 
 def print_human(answer: Mapping[str, Any], human: Callable[[Mapping[str, Any]], str]) -> None:
     """What people read of an answer on standard output, its error on standard error."""
     text = human(answer)
     if text:
-        print(text)
+        terminal.say(text)
     if answer.get("error"):
         print_error(answer["error"], answer["next"])
 
@@ -45,4 +46,4 @@ def print_error(error: Mapping[str, Any], following: Sequence[str]) -> None:
 
     lines = [error_text(error)]
     lines += [f"  next:   {command}" for command in following if command not in error["remedy"]]
-    print("\n".join(lines), file=sys.stderr)
+    terminal.say("\n".join(lines), sys.stderr)

@@ -2,89 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TextIO
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from runbook import units
-
-COLOURS = {
-    "satisfied": "32",
-    "failed": "31",
-    "unmet": "31",
-    "unknown": "33",
-    "blocked": "33",
-    "waiting": "33",
-    "cancelled": "33",
-    "interrupted": "33",
-    "orphaned": "33",
-    "stopped": "33",
-    "retrying": "33",
-    "warning": "33",
-    "running": "36",
-    "run": "36",
-}
-NARROWEST = 20
-"""Columns below which text is not wrapped."""
-
-
-def is_terminal(stream: TextIO) -> bool:
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
-
-
-def paint(text: str, key: str) -> str:
-    """Colour on a terminal (unless NO_COLOR is set), the text alone elsewhere."""
-    colour = COLOURS.get(key)
-    if colour is None or not _in_colour(sys.stdout):
-        return text
-    return f"\033[{colour}m{text}\033[0m"
-
-
-@functools.cache
-def _in_colour(stream: TextIO) -> bool:
-    return is_terminal(stream) and not os.environ.get("NO_COLOR")
-
-
-def table(rows: Iterable[Sequence[str]], key: int = 1) -> str:
-    """Rows in columns, the last one cut to the terminal's width; column `key` is coloured."""
-    rows = [[*row] for row in rows]
-    if not rows:
-        return ""
-    count = len(rows[0])
-    widths = [max(len(row[i]) for row in rows) for i in range(count - 1)]
-    width = _width()
-    room = width - sum(widths) - 2 * count if width else 0
-    lines = []
-    for row in rows:
-        cells = [
-            paint(cell.ljust(w), row[key].strip()) if i == key else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=False))
-        ]
-        last = row[-1]
-        if room > 8 and len(last) > room:
-            last = last[: room - 1] + "…"
-        lines.append(("  " + "  ".join([*cells, last])).rstrip())
-    return "\n".join(lines)
-
-
-def _width() -> int:
-    """Columns of the terminal; 0 if there is none."""
-    return os.get_terminal_size(sys.stdout.fileno()).columns if is_terminal(sys.stdout) else 0
-
-
-def hanging(text: str, indent: int) -> str:
-    """Text that begins at column `indent`, wrapped there to the terminal's width between words."""
-    if len(text) <= NARROWEST:  # fits: spares asking the terminal for each of many lines
-        return text
-    room = _width() - indent
-    if room < NARROWEST or len(text) <= room:
-        return text
-    import textwrap
-
-    lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
-    return ("\n" + " " * indent).join(lines)
+from runbook.cli import terminal
 
 
 def ago(moment: str | None) -> str:
@@ -162,19 +84,51 @@ def plan(answer: Mapping[str, Any]) -> str:
     for entry in answer["steps"]:
         cost = [units.size(entry["work"]["bytes"])] if entry["work"]["bytes"] else []
         cost += [f"~{units.duration(entry['work']['seconds'])}"] if entry["work"]["seconds"] else []
+        if entry["unknown"]:
+            cost.append("unknown")
         if entry["approve"]:
             cost.append("asks for approval")
         rows.append(
             (entry["id"], entry["decision"], ", ".join(cost), reason_text(entry["reasons"]))
         )
-    lines = [f"{answer['book']}  {answer['workspace']}", table(rows)]
-    work = answer["work"]
-    if any(work.values()):
-        lines.append(
-            f"in all: {units.size(work['bytes'])} to download, {units.size(work['disk'])} of disk"
-            + (f", about {units.duration(work['seconds'])}" if work["seconds"] else "")
-        )
+    lines = [heading(answer), terminal.table(rows), *_total(answer)]
+    for entry in answer["steps"]:
+        if entry["approve"]:
+            approve = f"--approve {entry['id']}"
+            lines.append(
+                terminal.hanging(f"{entry['id']} asks: {entry['approve']}  ({approve})", 0)
+            )
+    if answer["unset_secrets"]:
+        lines.append(unset(answer["unset_secrets"]))
     return "\n".join(lines)
+
+
+def unset(secrets: Sequence[str]) -> str:
+    names = ", ".join(secrets)
+    return f"warning: {names} unset: what needs it is refused, or is done without"
+
+
+def heading(answer: Mapping[str, Any]) -> str:
+    """The book, its workspace, and the inputs that differ from their defaults."""
+    given = (f"{name}={value}" for name, value in answer.get("inputs", {}).items())
+    return "  ".join([answer["book"], answer["workspace"], *given])
+
+
+def _total(answer: Mapping[str, Any]) -> list[str]:
+    """What a plan costs in all, and of which steps that is not known."""
+    work = answer["work"]
+    reasons: dict[str, list[str]] = {}
+    for entry in answer["steps"]:
+        if entry["unknown"]:
+            reasons.setdefault(entry["unknown"], []).append(entry["id"])
+    if not any(work.values()) and not reasons:
+        return []
+    parts = [f"{units.size(work['bytes'])} to download", f"{units.size(work['disk'])} of disk"]
+    parts += [f"about {units.duration(work['seconds'])}"] if work["seconds"] else []
+    total = f"in all: {'at least ' if reasons else ''}{', '.join(parts)}"
+    lines = [total] if any(work.values()) else []
+    unknown = (f"unknown: {', '.join(names)} ({why})" for why, names in reasons.items())
+    return [*lines, *(f"  {terminal.hanging(line, 2)}" for line in unknown)]
 
 
 def status(answer: Mapping[str, Any]) -> str:
@@ -190,11 +144,11 @@ def status(answer: Mapping[str, Any]) -> str:
         elif entry["seconds"]:
             detail = f"took {units.duration(entry['seconds'])}"
         rows.append((entry["id"], entry["state"], ago(entry["since"]), detail))
-    lines = [f"{answer['book']}  {answer['workspace']}", table(rows)]
+    lines = [heading(answer), terminal.table(rows)]
     if answer["run"] is not None:
         lines.append(f"run {answer['run']['id']}: {answer['run']['state']}")
-    if answer["endpoint"]:
-        lines.append(f"endpoint {answer['endpoint']}")
+    if answer["served"]:
+        lines.append(served(answer["served"]))
     failed = [e for e in answer["steps"] if e["error"] and e["state"] != "satisfied"]
     lines += [error_text({**entry["error"], "step": entry["id"]}) for entry in failed]
     return "\n".join(lines)
@@ -206,9 +160,18 @@ def logs(answer: Mapping[str, Any]) -> str:
 
 
 def undone(answer: Mapping[str, Any]) -> str:
-    if not answer["steps"]:
+    """The plan of an undoing; of one that was carried out, step by step told before, the sum."""
+    steps = answer["steps"]
+    if not steps:
         return "nothing to undo"
-    return table([(entry["id"], entry["state"], entry["decision"]) for entry in answer["steps"]])
+    if all(entry["state"] == "planned" for entry in steps):
+        return terminal.table([(e["id"], e["decision"], _made(e["paths"])) for e in steps])
+    freed = sum(p["bytes"] for e in steps if e["state"] == "undone" for p in e["paths"])
+    return f"undone: {units.size(freed)} that they had made"
+
+
+def _made(paths: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{path['path']} ({units.size(path['bytes'])})" for path in paths)
 
 
 def event(item: Mapping[str, Any]) -> str:
@@ -228,3 +191,21 @@ def event(item: Mapping[str, Any]) -> str:
             f"{k}={v}" for k, v in item.items() if k not in skip and v not in ("", None)
         )
     return f"{item['seq']:>5}  {item['time']}  {what}  {rest}".rstrip()
+
+
+def served(found: Mapping[str, Any]) -> str:
+    """What one does next with what is served."""
+    lines = [f"endpoint {found['endpoint']}"]
+    measured = []
+    if found["tokens_per_second"] is not None:
+        measured.append(f"{found['tokens_per_second']:.1f} tokens/s")
+    if found["acceptance"] is not None:
+        measured.append(f"{100 * found['acceptance']:.0f} % of drafted tokens accepted")
+    told = {
+        "model": found["model"],
+        "speed": ", ".join(measured),
+        "ask": found["request"],
+        "stop": found["stop"],
+        "restart": found["restart"],
+    }
+    return "\n".join([*lines, *(f"  {name:<8} {text}" for name, text in told.items() if text)])

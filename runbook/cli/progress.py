@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runbook import units
-from runbook.cli import human
+from runbook.cli import human, terminal
 
 
 class Lines:
@@ -32,6 +32,10 @@ class Lines:
             self.line(step, "waiting", "", event["question"])
         elif kind == "step.blocked":
             self.line(step, "blocked", "", "needs " + ", ".join(event["needs"]))
+        elif kind == "undo.started":
+            self.line(step, "undoing", "", "")
+        elif kind == "undo.finished":
+            self.line(step, "undone", "", "")
         elif kind == "attempt.notice":
             self.line(step, "", "", event["message"])
         elif kind == "attempt.succeeded":
@@ -46,14 +50,14 @@ class Lines:
             self.line(step, "failed", took, event["error"]["message"] + note)
 
     def line(self, step: str, state: str, took: str, detail: str) -> None:
-        detail = human.hanging(detail, self.width + 27)
-        text = f"  {step:<{self.width}}  {human.paint(f'{state:<9}', state)}  {took:>10}  {detail}"
+        detail = terminal.hanging(detail, self.width + 27)
+        text = (
+            f"  {step:<{self.width}}  {terminal.paint(f'{state:<9}', state)}  {took:>10}  {detail}"
+        )
         self.print(text.rstrip())
 
     def print(self, text: str) -> None:
-        sys.stdout.write(text + "\n")  # one write, where print makes two
-        if self.flush:
-            sys.stdout.flush()
+        terminal.say(text, flush=self.flush)
 
     def begin(self, step: str) -> None:
         """Plain output tells of what has ended; what has begun, `event` tells."""
@@ -103,10 +107,10 @@ class Live(Lines):
 
         self._progress = Ranked(
             SpinnerColumn(),
-            TextColumn("{task.fields[step]}"),
+            TextColumn("{task.fields[step]}", markup=False),
             BarColumn(bar_width=20),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[detail]}", table_column=None),
+            TextColumn("{task.fields[detail]}", markup=False),
             console=Console(file=sys.stdout),
             transient=True,
         )
@@ -143,7 +147,7 @@ class Live(Lines):
 
     def _update(self, bar: Any, message: Mapping[str, Any], detail: str) -> None:
         done, total = message["done"], message["total"]
-        self._progress.update(bar, completed=done, total=total, detail=detail)
+        self._progress.update(bar, completed=done, total=total, detail=terminal.rendered(detail))
 
     def end(self, step: str) -> None:
         if bars := self._bars.pop(step, None):
@@ -153,11 +157,11 @@ class Live(Lines):
     def print(self, text: str) -> None:
         from rich.text import Text
 
-        self._progress.console.print(Text.from_ansi(text), soft_wrap=True)
+        self._progress.console.print(Text.from_ansi(terminal.rendered(text)), soft_wrap=True)
 
     def close(self) -> None:
         self._progress.stop()
 
 
 def reporter(width: int) -> Lines:
-    return Live(width) if human.is_terminal(sys.stdout) else Lines(width)
+    return Live(width) if terminal.is_terminal(sys.stdout) else Lines(width)

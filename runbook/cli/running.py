@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from runbook import errors
+from runbook.cli import served, terminal
 from runbook.cli.completing import steps as complete_steps
 from runbook.cli.following import SETTLED, after_run, continuing
 from runbook.cli.options import selecting, selection, verb
@@ -39,6 +41,7 @@ def plan(target: Target, chosen: Mapping[str, Any], deep: bool, use_exit_code: b
 
     chosen_steps = select(target.book["steps"], **chosen)
     body = make_plan(target.book, target.workspace, chosen_steps, deep)
+    body["unset_secrets"] = target.unset_secrets()
     follow = Remedy("run", tuple(selecting(chosen))) if body["would_run"] else Remedy("status")
     target.say(target.answer(True, body, next=[follow]), human.plan)
     return errors.WORK_FOUND if use_exit_code and body["would_run"] else errors.DONE
@@ -123,10 +126,13 @@ def run(
         from runbook.cli.detaching import detach as start
 
         return start(target)
+    from runbook.cli import human
     from runbook.cli.runner import execute
     from runbook.execution.holding import hold_for_run
 
     lock = hold_for_run(target.workspace)
+    if not target.as_json and (unset := target.unset_secrets()):
+        terminal.say(human.unset(unset), sys.stderr)
     target.record(chosen)
     target.selection = selecting(chosen)
     answer, code = execute(
@@ -147,7 +153,9 @@ def run(
         *_again(answer, approve, jobs),
     ]
     ok = code == errors.DONE
-    final = target.answer(ok, answer["body"], error=answer["error"], next=follow)
+    body = {**answer["body"], "served": served.served(target, answer["body"]["outputs"])}
+    body["unset_secrets"] = target.unset_secrets()
+    final = target.answer(ok, body, error=answer["error"], next=follow)
     target.say(final, outcome)
     return code
 
@@ -172,4 +180,6 @@ def _again(answer: Mapping[str, Any], approve: Sequence[str], jobs: int) -> list
 
 def outcome(final: Mapping[str, Any]) -> str:
     """What a run ended in; step by step it was told before."""
-    return f"endpoint {final['endpoint']}" if final["ok"] and final["endpoint"] else ""
+    from runbook.cli import human
+
+    return human.served(final["served"]) if final["ok"] and final["served"] else ""

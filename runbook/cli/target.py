@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from runbook.cli import envelope
+from runbook.cli import envelope, terminal
 from runbook.cli.remedies import Renderer
 from runbook.cli.verbs import VERBS
 from runbook.document.compile import BOOKS, compile_book, name_of
@@ -124,10 +124,14 @@ class Target:
         shipped = Path(source).parent == BOOKS
         owner = Owner(self.workspace.state, self.book["name"], source, shipped)
         if not adopt and (told := owner.verify()):
-            print(f"note: {told}", file=sys.stderr)
+            terminal.say(f"note: {told}", sys.stderr)
         if self.verb == "run":
             self.workspace.create()
             owner.record()
+
+    def unset_secrets(self) -> list[str]:
+        """The secrets that the document declares and the environment lacks."""
+        return [name for name in self.book["secrets"] if not os.environ.get(name)]
 
     def command(self, verb: str, *arguments: str) -> str:
         """A complete command line. A verb that works on no book, or on another one that the

@@ -20,7 +20,7 @@ from runbook.planning.context import default_cache
 @JSON
 def list_books(as_json: bool) -> None:
     """List the shipped books."""
-    from runbook.cli import human
+    from runbook.cli import terminal
 
     books: list[dict[str, Any]] = []
     for name in shipped_books():
@@ -34,7 +34,7 @@ def list_books(as_json: bool) -> None:
         envelope.print_json(answer)
         return
     rows = [(book["name"], "", book["description"]) for book in books]
-    envelope.print_human(answer, lambda a: human.table(rows))
+    envelope.print_human(answer, lambda a: terminal.table(rows))
 
 
 @click.command()

@@ -49,6 +49,7 @@ VERBS: dict[str, Verb] = {
     ),
     "report": Verb("runbook.cli.reporting:report", "runbook.cli.answers:Report"),
     "bundle": Verb("runbook.cli.reporting:bundle", "runbook.cli.answers:Bundle"),
+    "cache": Verb("runbook.cli.cache:cache", "runbook.cli.answers:Cache", book=False),
     "list": Verb("runbook.cli.telling:list_books", "runbook.cli.answers:List", book=False),
     "schema": Verb("runbook.cli.telling:schema", book=False),
     "completion": Verb("runbook.cli.telling:completion", book=False),

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from runbook import errors
-from runbook.cli import envelope
+from runbook.cli import envelope, served, terminal
 from runbook.cli.following import WAIT, after_status, continuing
 from runbook.cli.options import verb
 from runbook.cli.target import Target
@@ -34,6 +34,7 @@ def _read(target: Target) -> dict[str, Any]:
     from runbook.state.status import status as read_status
 
     body = read_status(target.book, target.workspace)
+    body["served"] = served.of_workspace(target) if body["endpoint"] else None
     run, chosen = body["run"], target.recorded.chosen
     if run is not None and run["exit_code"] != errors.DONE:
         known = {entry["id"] for entry in body["steps"]}
@@ -141,8 +142,9 @@ def logs(
         lines = reading.lines(found.path, tail)
     if follow and not target.as_json:
         for line in lines:
-            print(line)
-        reading.follow(found.path, target.workspace)
+            terminal.say(line)
+        for line in reading.follow(found.path, target.workspace):
+            terminal.say(line, flush=True)
         return
     body = {
         "step": step,
@@ -196,7 +198,10 @@ def _follow(target: Target, since: int) -> None:
         for item in journal.read(latest, since) if latest is not None else ():
             since = item["seq"]
             item = target.renderer.complete(item)
-            envelope.print_json(item) if target.as_json else print(human.event(item), flush=True)
+            if target.as_json:
+                envelope.print_json(item)
+            else:
+                terminal.say(human.event(item), flush=True)
         if not working:
             return
         time.sleep(POLL_SECONDS)

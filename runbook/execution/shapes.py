@@ -21,8 +21,14 @@ class RunStep(TypedDict):
     exit_code: NotRequired[int]
 
 
+class Made(TypedDict):
+    path: str
+    bytes: int
+
+
 class DestroyStep(TypedDict):
     id: str
     uses: str
     decision: Literal["undo", "forget"]
     state: Literal["planned", "undone", "failed", "skipped"]
+    paths: list[Made]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from runbook.planning.evaluate import Evaluator
+from runbook.planning.look import Look
 from runbook.planning.planner import INACTIVE, Decision, Selection, considered, decide, foreseen
-from runbook.protocol import Work
+from runbook.protocol import Check, StepFailure, Work
 from runbook.redact import Redactor
 from runbook.state.history import RunRecord, last_attempt
 from runbook.state.workspace import Workspace
 
 if TYPE_CHECKING:
     from runbook.document.compiled import Book, Step
+
+EARLIER = "earlier steps have run"
+LATER = f"until {EARLIER}"
 
 
 def plan(book: Book, workspace: Workspace, selection: Selection, deep: bool) -> dict[str, Any]:
@@ -26,15 +31,14 @@ def plan(book: Book, workspace: Workspace, selection: Selection, deep: bool) -> 
     entries = []
     for step in considered(book["steps"], selection):
         name = step["id"]
-        work, question = Work().dump(), None
+        work, question, unknown = Work().dump(), None, None
         look = evaluator.look(step, deep)
         if open_ends.intersection(step["needs"]):
             decision = foreseen(evaluator.foresee(step))
             # What does not depend on the outputs of earlier steps can be told beforehand.
-            if look.active and look.inputs is not None and not look.check.ok:
-                work = look.check.work.dump()
-                if step["approve"] is not None:
-                    question = evaluator.approval(step, look.check)
+            if look.active and not look.check.ok:
+                work, unknown = look.check.work.dump(), _unknown(step, look)
+                question = _question(evaluator, step, look.check)
         else:
             if not look.active:
                 decision = INACTIVE
@@ -51,11 +55,12 @@ def plan(book: Book, workspace: Workspace, selection: Selection, deep: bool) -> 
                     evaluator.record_outputs(name, look.check.outputs)
                 else:
                     work = look.check.work.dump()
+                    unknown = _unknown(step, look)
                     if decision.verb == "run" and step["approve"] is not None and look.inputs:
                         question = evaluator.approval(step, look.check)
         if decision.verb in ("run", "later", "unmet"):
             open_ends.add(name)
-        entries.append(_plan_entry(step, decision, work, question))
+        entries.append(_plan_entry(step, decision, work, question, unknown))
     totals = {key: sum(entry["work"][key] for entry in entries) for key in ("bytes", "seconds")}
     totals["disk"] = sum(entry["work"]["disk"] for entry in entries)
     body = {
@@ -68,8 +73,31 @@ def plan(book: Book, workspace: Workspace, selection: Selection, deep: bool) -> 
     return dict(Redactor(book["secrets"]).data(body))
 
 
+def _unknown(step: Step, look: Look) -> str | None:
+    """Why the cost of a step that is to run cannot be told; None if it can. A step that asks
+    whether it may cost something, and says that it costs nothing, could not find out."""
+    if look.inputs is None:
+        return LATER
+    asks_for_work = step["approve"] is not None and "check.work" in json.dumps(step["approve"])
+    return "it could not find out" if asks_for_work and look.check.work == Work() else None
+
+
+def _question(evaluator: Evaluator, step: Step, check: Check) -> str | None:
+    """What a step asks that is decided later, as far as it can be told."""
+    if step["approve"] is None:
+        return None
+    try:
+        return evaluator.approval(step, check)
+    except StepFailure:
+        return f"It asks for approval; what, is known when {EARLIER}"
+
+
 def _plan_entry(
-    step: Step, decision: Decision, work: Mapping[str, float], question: str | None
+    step: Step,
+    decision: Decision,
+    work: Mapping[str, float],
+    question: str | None,
+    unknown: str | None,
 ) -> dict[str, Any]:
     return {
         "id": step["id"],
@@ -78,4 +106,5 @@ def _plan_entry(
         "reasons": [r.dump() for r in decision.reasons],
         "work": dict(work),
         "approve": question,
+        "unknown": unknown,
     }

@@ -10,12 +10,15 @@ from runbook.shapes import DecisionVerb, Reason, Work
 
 
 class PlanStep(TypedDict):
+    """`unknown`: why its cost cannot be told beforehand, if it cannot."""
+
     id: str
     uses: str
     decision: DecisionVerb
     reasons: list[Reason]
     work: Work
     approve: str | None
+    unknown: str | None
 
 
 class PlanBody(TypedDict):

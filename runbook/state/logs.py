@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +18,7 @@ from runbook.state.workspace import Workspace
 
 FAILURE = re.compile(r"(?i)\b(error|exception|traceback|fatal|panic|killed|failed|refused)\b")
 AROUND = 3
+CHUNK = 65536
 LARGEST = 16 << 20
 """Bytes of a log that are read, its last ones."""
 
@@ -103,14 +105,21 @@ def _hook(name: str) -> Any:
     return getattr(importlib.import_module(module), function)
 
 
-def follow(path: Path, workspace: Workspace) -> None:
-    """Print what is added to a log until the run has ended."""
+def follow(path: Path, workspace: Workspace) -> Iterator[str]:
+    """The lines that are added to a log until the run has ended; a very long one in pieces."""
     with open(path, errors="replace") as file:
         file.seek(0, 2)
+        rest = ""
         while True:
             going_on = workspace.locked()
-            while chunk := file.read(65536):
-                print(chunk, end="", flush=True)
+            while chunk := file.read(CHUNK):
+                *lines, rest = (rest + chunk).split("\n")
+                yield from lines
+                if len(rest) >= CHUNK:
+                    yield rest
+                    rest = ""
             if not going_on:
+                if rest:
+                    yield rest
                 return
             time.sleep(0.2)

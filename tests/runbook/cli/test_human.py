@@ -1,6 +1,6 @@
 import pytest
 
-from runbook.cli import human
+from runbook.cli import terminal
 
 PATH = "/a/path/that/is/longer/than/the/room"
 
@@ -16,8 +16,8 @@ PATH = "/a/path/that/is/longer/than/the/room"
     ],
 )
 def test_long_text_is_wrapped_below_where_it_began(monkeypatch, width, text, lines):
-    monkeypatch.setattr(human, "_width", lambda: width)
-    shown = human.hanging(text, 10).split("\n")
+    monkeypatch.setattr(terminal, "_width", lambda: width)
+    shown = terminal.hanging(text, 10).split("\n")
     assert len(shown) == lines
     assert all(line.startswith(" " * 10) for line in shown[1:])
     assert " ".join(line.removeprefix(" " * 10) for line in shown) == text

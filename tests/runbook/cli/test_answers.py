@@ -1,0 +1,189 @@
+"""What is said before a run, after it, and before something is removed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import textwrap
+
+from tests.runbook.helpers import write_book
+
+CORPUS = """\
+runbook: 1
+name: corpus
+steps:
+  - id: fetch
+    uses: command
+    with: {run: "echo one > corpus", creates: corpus}
+  - id: count
+    uses: command
+    with: {run: "wc -l < corpus > lines", creates: lines, outputs: {lines: {file: lines}}}
+  - id: publish
+    uses: command
+    approve: "Publish {{ steps.count.outputs.lines }} lines?"
+    with: {run: "touch published", creates: published}
+"""
+
+SERVER = """\
+from pydantic import BaseModel
+
+from runbook.protocol import Check, Reason
+
+
+class Inputs(BaseModel):
+    measured: bool = False
+
+
+class Outputs(BaseModel):
+    endpoint: str | None = None
+    model: str
+    decode_tokens_per_second: float | None = None
+    acceptance: float | None = None
+
+
+class Server:
+    version = "1"
+    Inputs, Outputs = Inputs, Outputs
+
+    def check(self, ctx):
+        made = ctx.workspace / ctx.step
+        if not made.exists():
+            return Check.unsatisfied(Reason("down", "no server was started"))
+        if ctx.inputs.measured:
+            return Check.satisfied(
+                {"model": "tiny", "decode_tokens_per_second": 12.34, "acceptance": 0.851}
+            )
+        return Check.satisfied({"endpoint": "http://127.0.0.1:1/v1", "model": "it's tiny"})
+
+    def apply(self, ctx):
+        (ctx.workspace / ctx.step).touch()
+
+    def undo(self, ctx):
+        (ctx.workspace / ctx.step).unlink(missing_ok=True)
+"""
+
+
+def test_a_plan_shows_what_is_not_known_yet_as_such(cli):
+    cli.book = cli.home / "corpus.yaml"
+    cli.book.write_text(CORPUS)
+    answer = cli.json("plan")
+    assert [step["decision"] for step in answer["steps"]] == ["run", "later", "later"]
+    assert "approval" in answer["steps"][2]["approve"]
+    assert "publish asks: It asks for approval" in cli.run("plan").stdout
+    cli.json("run", "--until", "count")
+    assert cli.json("plan")["steps"][2]["approve"] == "Publish 1 lines?"
+    assert "publish asks: Publish 1 lines?  (--approve publish)" in cli.run("plan").stdout
+
+
+def test_a_total_says_of_what_it_does_not_know(cli):
+    content = "{{ steps.one.outputs.content }}"
+    ask = (
+        "{% if check.work.bytes %}Load {{ check.work.bytes }}?{% else %}Load up to 9 GB?{% endif %}"
+    )
+    cli.book = write_book(
+        cli.home,
+        {"id": "one"},
+        {"id": "two", "with": {"content": content}},
+        {"id": "weights", "needs": ["one"], "approve": ask},
+    )
+    why = {step["id"]: step["unknown"] for step in cli.json("plan")["steps"]}
+    assert why["one"] is None
+    assert why["two"] == "until earlier steps have run"
+    assert why["weights"] == "it could not find out"
+    shown = cli.run("plan").stdout
+    assert "unknown: weights (it could not find out)" in shown
+    assert "weights asks: Load up to 9 GB?" in shown
+
+
+def test_success_says_what_one_does_next(cli):
+    (cli.home / "server.py").write_text(SERVER)
+    cli.book = cli.home / "book.yaml"
+    cli.book.write_text(
+        textwrap.dedent(
+            """\
+            runbook: 1
+            name: served
+            steps:
+              - {id: serve, uses: "server.py:Server"}
+              - {id: smoke, uses: "server.py:Server", with: {measured: true}}
+            """
+        )
+    )
+    served = cli.json("run")["served"]
+    assert served == cli.json("status")["served"]
+    assert (served["step"], served["model"]) == ("serve", "it's tiny")
+    assert (served["tokens_per_second"], served["acceptance"]) == (12.34, 0.851)
+    *_, body = shlex.split(served["request"])
+    assert json.loads(body)["model"] == "it's tiny", "it can be pasted into a shell"
+    assert served["stop"] == f"runbook destroy {cli.book} serve --yes"
+    shown = cli.run("run").stdout
+    assert "12.3 tokens/s, 85 % of drafted tokens accepted" in shown
+    assert served["request"] in shown and served["restart"] in shown
+    _, verb, *arguments = shlex.split(served["stop"])
+    cli.book = None
+    assert cli.json(verb, *arguments)["steps"][0]["state"] == "undone"
+
+
+def test_what_is_destroyed_is_named_with_its_size(cli):
+    cli.book = write_book(cli.home, {"id": "one", "with": {"content": "x" * 2000}})
+    cli.json("run")
+    (step,) = cli.json("destroy", code=5)["steps"]
+    assert step["paths"] == [{"path": str(cli.workspace / "one"), "bytes": 2000}]
+    assert f"{cli.workspace}/one (2 kB)" in cli.run("destroy", code=5).stdout
+    shown = cli.run("destroy", "--yes").stdout
+    assert [line.split() for line in shown.splitlines()[:2]] == [
+        ["one", "undoing"],
+        ["one", "undone"],
+    ]
+
+
+def test_what_workspaces_share_is_listed_and_removed(cli, tmp_path):
+    shared = tmp_path / "shared"
+    (shared / "wheels" / "ab").mkdir(parents=True)
+    (shared / "wheels" / "ab" / "w.whl").write_bytes(bytes(3000))
+    environment = {"RUNBOOK_CACHE": str(shared)}
+    answer = cli.json("cache", **environment)
+    assert answer["folders"] == [{"name": "wheels", "files": 1, "bytes": 3000}]
+    assert cli.json("cache", "clean", code=5, **environment)["error"]["code"] == "approval"
+    assert (shared / "wheels").exists()
+    assert cli.json("cache", "clean", "--yes", **environment)["removed"] is True
+    assert list(shared.iterdir()) == []
+
+
+def test_what_workspaces_share_is_not_taken_from_who_uses_it(cli, tmp_path):
+    import fcntl
+
+    locks = tmp_path / "shared" / "locks"
+    locks.mkdir(parents=True)
+    with open(locks / "key", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        answer = cli.json("cache", "clean", "--yes", code=6, RUNBOOK_CACHE=str(locks.parent))
+    assert answer["error"]["code"] == "cache_in_use"
+    assert (locks / "key").exists()
+
+
+def test_secrets_that_are_unset_are_told(cli):
+    cli.book = write_book(cli.home, {"id": "one"}, secrets=["MY_TOKEN"])
+    assert cli.json("plan", MY_TOKEN="")["unset_secrets"] == ["MY_TOKEN"]
+    assert "MY_TOKEN unset" in cli.run("plan", MY_TOKEN="").stdout
+    assert "warning: MY_TOKEN unset" in cli.run("run", MY_TOKEN="").stderr
+    assert cli.json("run", MY_TOKEN="tok-12345678")["unset_secrets"] == []
+
+
+def test_the_old_form_is_refused_with_the_new_one(cli):
+    cli.book = write_book(cli.home, {"id": "one"}, {"id": "two"})
+    cli.json("run")
+    book, cli.book = cli.book, None
+    for verb, code in (("check", 0), ("logs", 0), ("destroy", 5)):
+        error = cli.json(verb, "--book", str(book), "one", code=2)["error"]
+        assert error["remedy"] == f"runbook {verb} {book} one"
+        cli.json(verb, *shlex.split(error["remedy"])[2:], code=code)
+
+
+def test_a_name_that_is_a_book_and_a_step_is_ambiguous(cli):
+    write_book(cli.home, {"id": "rehearsal"}).rename(cli.home / "runbook.yaml")
+    cli.json("run")
+    answer = cli.json("logs", "rehearsal", code=2)
+    assert answer["error"]["code"] == "ambiguous"
+    _, verb, *arguments = shlex.split(answer["next"][0])
+    assert cli.json(verb, *arguments)["step"] == "rehearsal"

@@ -9,6 +9,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from runbook.errors import PRECONDITION, RunbookError
+
 LARGEST_RECORD = 64 << 20
 """Bytes. No record of ours is larger, those of 5,000 steps in one file included."""
 
@@ -126,6 +128,20 @@ def make_folder(path: Path) -> None:
     except FileExistsError:
         set_aside(path)
         path.mkdir()
+
+
+def home() -> Path:
+    """The user's home folder, for what has no folder of its own."""
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise RunbookError(
+            "this user has no home folder",
+            code="no_home",
+            exit_code=PRECONDITION,
+            cause="HOME is not set, and the system knows no folder of this user",
+            remedy="set HOME, or RUNBOOK_WORKSPACE and RUNBOOK_CACHE",
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

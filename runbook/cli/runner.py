@@ -74,16 +74,11 @@ def execute(
     try:
         code = executor.execute()
         error = executor.outcome.error()
-    except OSError as problem:
-        from runbook.disk import disk_failure
-
-        failure = disk_failure(problem, workspace.root)
-        code, error = failure.exit_code, failure.error_dict()
     except Exception as problem:
-        from runbook.cli.defects import internal
+        from runbook.cli.defects import as_failure
 
-        defect = internal(problem, workspace.state)
-        code, error = defect.exit_code, defect.error_dict()
+        failure = as_failure(problem, workspace.root, workspace.state)
+        code, error = failure.exit_code, failure.error_dict()
     finally:
         if reporter is not None:
             reporter.close()

@@ -12,6 +12,7 @@ from typing import Any
 from runbook.document.errors import Problem, alternatives, nearest
 from runbook.document.models import Input
 from runbook.document.words import shown
+from runbook.files import home
 from runbook.protocol import Json
 
 ENVIRONMENT = "RUNBOOK_"
@@ -152,7 +153,7 @@ def _take(
 def _expand(spec: Input, value: Json, resolved: Resolved, env: Mapping[str, str]) -> Json:
     if spec.type == "path" and isinstance(value, str) and (value == "~" or value[:2] == "~/"):
         resolved.environment["HOME"] = env.get("HOME")
-        return (env.get("HOME") or str(Path.home())) + value[1:]
+        return (env.get("HOME") or str(home())) + value[1:]
     return value
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, TextIO
 
+from runbook.files import home
 from runbook.protocol import Item, StepFailure
 
 Progress = Callable[[Mapping[str, Any]], None]
@@ -25,7 +26,7 @@ def default_cache() -> Path:
     """`RUNBOOK_CACHE`, else `$XDG_CACHE_HOME/runbook`, else `~/.cache/runbook`."""
     if own := os.environ.get("RUNBOOK_CACHE"):
         return Path(own).absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    base = os.environ.get("XDG_CACHE_HOME") or str(home() / ".cache")
     return Path(base).absolute() / "runbook"
 
 

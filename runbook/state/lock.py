@@ -39,7 +39,11 @@ class Lock:
                 raise self._held()
             time.sleep(0.01)
         os.set_inheritable(descriptor, True)
-        self.claim("")
+        try:
+            self.claim("")
+        except BaseException:
+            os.close(descriptor)
+            raise
         return descriptor
 
     def _try(self) -> int | None:

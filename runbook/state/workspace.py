@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runbook.errors import RunbookError
-from runbook.files import make_folder
+from runbook.files import home, make_folder
 from runbook.redact import Redactor
 from runbook.state.begun import Begun
 from runbook.state.checkpoints import Checkpoints
@@ -77,5 +77,5 @@ def default_workspace(book: str) -> Path:
     """`RUNBOOK_WORKSPACE`, else `$XDG_DATA_HOME/runbook/<book>`, else under `~/.local/share`."""
     if own := os.environ.get("RUNBOOK_WORKSPACE"):
         return Path(own).absolute()
-    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    base = os.environ.get("XDG_DATA_HOME") or str(home() / ".local" / "share")
     return Path(base).absolute() / "runbook" / book

@@ -7,18 +7,22 @@ import json
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
+from runbook.errors import RunbookError
 from runbook.files import read_json, write_atomic
 from runbook.redact import Redactor
-from runbook.state import journal
+from runbook.state import journal, logs
 from runbook.state.checkpoints import MANY_STEPS
 from runbook.state.history import RunRecord, last_attempt
 from runbook.state.journal import Journal
 from runbook.state.workspace import Workspace, default_workspace
 
 NOTHING = Redactor([])
+GMTIME = time.gmtime
 TIME = "2026-01-02T03:04:05.678Z"
 
 
@@ -180,3 +184,64 @@ def test_where_workspaces_are(monkeypatch):
     monkeypatch.delenv("RUNBOOK_WORKSPACE")
     monkeypatch.setenv("XDG_DATA_HOME", "/x")
     assert str(default_workspace("b")) == "/x/runbook/b"
+
+
+def test_a_clock_set_back_does_not_change_the_order_of_runs(workspace, monkeypatch):
+    """The latest run is the last that was begun, by `latest`, without it, and for logs."""
+    made = []
+    for moment in (2e9, 1e9, 1.5e9, 1e8):
+        monkeypatch.setattr("time.gmtime", lambda moment=moment: GMTIME(moment))
+        run = workspace.new_run()
+        workspace.point_latest(run)
+        (run / "one.1.log").write_text(run.name)
+        os.utime(run / "one.1.log", (moment, moment))
+        made.append(run)
+    assert workspace.latest() == made[-1]
+    assert workspace.runs_newest_first() == made[::-1]
+    assert logs.find(workspace, "one", None).run == made[-1].name
+    (workspace.state / "latest").unlink()
+    assert workspace.latest() == made[-1]
+    assert workspace.new_run() > made[-1]
+
+
+@pytest.mark.parametrize("odd", ["link", "file", "pipe", "loop"])
+def test_what_is_no_run_among_the_runs_is_passed_over(workspace, odd):
+    run = workspace.new_run()
+    place = workspace.runs / "000009-odd"
+    if odd == "pipe":
+        os.mkfifo(place)
+    elif odd == "file":
+        place.touch()
+    else:
+        place.symlink_to(place.name if odd == "loop" else "nowhere")
+    assert workspace.runs_newest_first() == [run]
+
+
+def test_a_name_that_is_not_utf8_is_recorded(tmp_path):
+    """As runs of people whose folders have names in other encodings are."""
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    workspace = Workspace(Path(os.fsdecode(folder)))
+    workspace.create()
+    outputs = {"file": os.fsdecode(folder), "half": "\ud800", "whole": "é"}
+    workspace.write_checkpoint("a", record(outputs=outputs), NOTHING)
+    assert workspace.checkpoint("a")["outputs"] == outputs
+    run = workspace.new_run()
+    events = Journal(NOTHING, lambda event: None)
+    events.open(run)
+    events.append("run.started", source=outputs["file"], half="\ud800")
+    events.close()
+    (event,) = journal.read(run)
+    assert event["source"] == outputs["file"]
+    (run / journal.FILE).read_bytes().decode("utf-8")  # any reader's
+
+
+def test_a_user_without_a_home_is_told_so(monkeypatch):
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    for name in ("RUNBOOK_WORKSPACE", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(RunbookError) as refused:
+        default_workspace("b")
+    assert refused.value.code == "no_home" and refused.value.exit_code == 3

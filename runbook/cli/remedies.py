@@ -41,6 +41,8 @@ class Renderer:
         if "step" in value or "id" in value:
             step = str(value.get("step") or value.get("id") or step)
         for key, item in value.items():
+            if key == "outputs":
+                continue  # data of the steps' own, and much of it
             if key == "remedy":
                 completed[key] = self.text(load(item), step) if item else ""
             elif isinstance(item, _NESTED):

@@ -78,9 +78,9 @@ class Executor:
         self._pending: list[Step] = considered(book["steps"], selection)
 
     def execute(self) -> int:
-        runnable = [s["id"] for s in self._pending if s["id"] in self.selection.runnable]
-        self.record.begin(runnable, self.selection)
-        self.decider.ahead = [s for s in self._pending if s["id"] in runnable]
+        ahead = [step for step in self._pending if step["id"] in self.selection.runnable]
+        self.record.begin([step["id"] for step in ahead], self.selection)
+        self.decider.ahead = ahead
         if self.at_once:
             self.record.open()
         signals = Signals(self._stop)

@@ -89,10 +89,11 @@ class Outcome:
 
     def errors(self) -> list[dict[str, Any]]:
         """Of each step that failed, its error; else what `error` gives."""
-        if failed := self.of_state("failed"):
-            return [{**entry["error"], "step": entry["id"]} for entry in failed]
         error = self.error()
-        return [error] if error is not None else []
+        if error is None:
+            return []
+        failed = self.of_state("failed")
+        return [{**entry["error"], "step": entry["id"]} for entry in failed] or [error]
 
     def lacking(self) -> str:
         """The last step that the selected ones need, that is not one of them, and that is not

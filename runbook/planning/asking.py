@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from runbook import crash
 from runbook.planning.context import StepContext
 from runbook.protocol import Check, Reason, StepFailure, Work
+from runbook.remedy import load
 
 if TYPE_CHECKING:
     from runbook.protocol import Step
@@ -64,7 +65,9 @@ class _Watch:
             raise Stopped
 
     def begin(self, limit: float) -> None:
-        self.enter()
+        self.asking = True
+        if self.stopped:
+            raise Stopped
         self._deadline = time.monotonic() + limit
         if not self._set and limit < math.inf:
             try:
@@ -74,12 +77,8 @@ class _Watch:
             self._set = True
             signal.setitimer(signal.ITIMER_REAL, min(limit, 1.0))
 
-    def end(self) -> None:
-        self._deadline = math.inf
-        self.asking = False
-
     def _ring(self, number: int, frame: object) -> None:
-        left = self._deadline - time.monotonic()
+        left = self._deadline - time.monotonic() if self.asking else math.inf
         self._set = left < math.inf
         if self._set:  # after the limit too, for a step that catches everything
             signal.setitimer(signal.ITIMER_REAL, min(max(left, 0.2), 1.0))
@@ -100,12 +99,14 @@ def ask(
     the check raises."""
     try:
         WATCH.begin(limit)
-        check = _answer(kind, context, known)
+        check = kind.check(context)
+        if not isinstance(check, Check) or (check.ok and check.outputs != known):
+            _validate(kind, check)
+        return check
     except _Hangs:
         raise _hangs(limit) from None
     finally:
-        WATCH.end()
-    return check
+        WATCH.asking = False
 
 
 def ask_apart(
@@ -136,12 +137,16 @@ def ask_apart(
             cause="before it had answered",
         )
     if (failure := answer.get("failure")) is not None:
-        reasons = [Reason(**reason) for reason in failure.pop("reasons")]
-        raise StepFailure(**failure, reasons=reasons)
+        failure |= {"reasons": _reasons(failure["reasons"]), "remedy": load(failure["remedy"])}
+        raise StepFailure(**failure)
     if (facts := getattr(context.facts, "learn", None)) is not None:
         facts(answer["facts"])
-    reasons = [Reason(**reason) for reason in answer["reasons"]]
-    return Check(answer["ok"], tuple(reasons), Work(**answer["work"]), answer["outputs"])
+    reasons, work = _reasons(answer["reasons"]), Work(**answer["work"])
+    return Check(answer["ok"], reasons, work, answer["outputs"])
+
+
+def _reasons(dumped: list[dict[str, Any]]) -> tuple[Reason, ...]:
+    return tuple(Reason(**{**reason, "remedy": load(reason["remedy"])}) for reason in dumped)
 
 
 def crashed(error: BaseException, state: Path) -> StepFailure:
@@ -155,16 +160,12 @@ def crashed(error: BaseException, state: Path) -> StepFailure:
     )
 
 
-def _answer(kind: Step, context: StepContext, known: Mapping[str, Any] | None) -> Check:
-    check = kind.check(context)
+def _validate(kind: Step, check: Any) -> None:
+    """Raise if a check gave no Check, or outputs that are not of its model."""
     if not isinstance(check, Check):
         raise TypeError(f"it gave a {type(check).__name__}, not a Check")
-    if check.ok and (known is None or check.outputs != known):
-        _validate(kind, check)
-    return check
-
-
-def _validate(kind: Step, check: Check) -> None:
+    if not check.ok:
+        return
     from pydantic import ValidationError
 
     try:
@@ -255,7 +256,9 @@ def _end_with_parent(limit: float) -> None:
 
 def _told(kind: Step, context: StepContext, known: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
-        check = _answer(kind, context, known)
+        check = kind.check(context)
+        if not isinstance(check, Check) or (check.ok and check.outputs != known):
+            _validate(kind, check)
         gathered: dict[str, Any] = getattr(context.facts, "gathered", dict)()
         answer = {
             "ok": check.ok,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from runbook.protocol import Check, StepFailure
+from runbook.protocol import Check, Reason, StepFailure, Work
+from runbook.remedy import Remedy
 
 
 class Inputs(BaseModel):
@@ -66,8 +67,11 @@ class Odd:
             number = float("nan")
         if mood == "gives others":
             return Check.satisfied({"count": 1})
+        again = Remedy("run", ("--force", "{step}"))
+        if mood == "lacks":
+            return Check.unsatisfied(Reason("lacks", "it lacks", again), work=Work(5))
         if mood == "refuses":
-            raise StepFailure("it will not say")
+            raise StepFailure("it will not say", code="refused", remedy=again)
         return Check.satisfied({"number": number})
 
     def apply(self, ctx):

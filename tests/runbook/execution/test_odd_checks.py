@@ -73,6 +73,15 @@ def test_other_verbs_say_the_same(odd, mood):
     assert cli.json("destroy", code=None)["kind"] == "destroy"
 
 
+@pytest.mark.parametrize(("mood", "code"), [("lacks", "lacks"), ("refuses", "refused")])
+def test_what_a_check_says_comes_through_whole(odd, mood, code):
+    cli = odd(mood)
+    reason = cli.json("check", code=3)["steps"][0]["reasons"][0]
+    assert reason["code"] == code
+    assert f"run {cli.book} --force one" in reason["remedy"]
+    assert cli.json("plan")["steps"][0]["work"]["bytes"] == (5 if mood == "lacks" else 0)
+
+
 @pytest.mark.parametrize("mood", ["prints", "floods"])
 def test_what_a_check_prints_is_not_between_the_lines_of_the_document(odd, mood):
     cli = odd(mood)

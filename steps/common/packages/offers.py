@@ -64,17 +64,21 @@ def source_of(own: OwnIndex, python: str) -> Source | None:
     answer = _ask(wheel, python, environ, options)
     if answer != "lacks":
         return Source(wheel, known=answer == "offers")
-    said = "the configured indexes lack it"
+    said, silent = "the configured indexes lack it", False
     if not options and not any(_set(name) for name in ("UV_NO_INDEX", "UV_OFFLINE")):
         more = " ".join(filter(None, (environ.get("UV_INDEX"), own.url)))
+        # Not from what uv remembers: pip is to fetch it there.
+        options = ["--refresh-package", wheel.name]
         own_answer = _ask(wheel, python, {**environ, "UV_INDEX": more}, options)
         if own_answer == "offers":
             return Source(wheel, own.url)
-        said += f"\n{own.url} {'lacks it too' if own_answer == 'lacks' else own_answer}"
+        silent = own_answer != "lacks"
+        said += f"\n{own.url}: {own_answer if silent else 'lacks it too'}"
     raise PreconditionNotMet(
         f"no package index offers {wheel.name} {wheel.version} for Python {python}",
         code="wheel_not_offered",
         cause=said,
+        retryable=silent,
         remedy=Remedy(
             "run",
             text=f"let this machine reach {own.url}, or set PIP_EXTRA_INDEX_URL to a mirror of it, "

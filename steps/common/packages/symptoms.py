@@ -59,9 +59,17 @@ def diagnose(output: str, symptoms: Iterable[Symptom]) -> StepFailure | None:
     for symptom in symptoms:
         if found := re.search(symptom.pattern, output):
             start = output.rfind("\n", 0, found.start()) + 1
-            cause = "\n".join(output[start:].splitlines()[:KEPT_LINES]).strip()
-            return symptom.failure(found, cause)
+            lines = _without_repetitions(output[start:].splitlines())
+            return symptom.failure(found, "\n".join(lines[:KEPT_LINES]).strip())
     return None
+
+
+def _without_repetitions(lines: Iterable[str]) -> list[str]:
+    """One of the lines that differ in their numbers only: installers count their tries."""
+    seen: dict[str, str] = {}
+    for line in lines:
+        seen.setdefault(re.sub(r"\d+", "", line), line)
+    return list(seen.values())
 
 
 def _filled(text: str, words: dict[str, str]) -> str:

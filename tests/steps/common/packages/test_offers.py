@@ -86,6 +86,7 @@ def test_the_own_index_is_asked_only_if_the_configured_lack_it(
             source_of(own_index, PYTHON)
         assert caught.value.code == "wheel_not_offered"
         assert servers["own"].url in caught.value.cause
+        assert caught.value.retryable == (own == "503")
         assert wheel.name in str(caught.value.remedy)
         return
     source = source_of(own_index, PYTHON)

@@ -5,6 +5,7 @@ from typing import Any
 
 STEPS = {
     "collectives": "runbook.steps.collectives:Collectives",
+    "kernels": "runbook.steps.kernels:Kernels",
     "mtp": "runbook.steps.mtp:Mtp",
     "mtp-assemble": "runbook.steps.mtp.assemble:Assemble",
     "mtp-capture": "runbook.steps.mtp.capture:Capture",

@@ -252,7 +252,7 @@ def _read_log(file: str) -> str:
 
 def profiles(*, book: BookSteps, cache: Path) -> Said:
     """The profiles of each step that serves."""
-    from runbook.steps.serve.profiles import NoProfile, chosen, described, words
+    from runbook.steps.common.flags.profiles import NoProfile, chosen, described, words
 
     found, lines = [], []
     for step in book["steps"]:

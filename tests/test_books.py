@@ -14,8 +14,9 @@ from runbook.document.compile import BOOKS, compile_book
 from runbook.document.registry import load_step
 from runbook.steps.checkpoint.targets import Target
 from runbook.steps.common import facts
+from runbook.steps.common.flags.command import arguments, effective
 from runbook.steps.serve import rules
-from runbook.steps.serve.command import effective, spec
+from runbook.steps.serve.command import spec
 from tests.conftest import Cli
 
 SHA = "a" * 64
@@ -58,6 +59,7 @@ OUTPUTS = {
         "custom_all_reduce": "hung",
         "table": [],
     },
+    "kernels": {"compiled": True, "seconds": 440.0, "phases": {}},
     "publish": {
         "hub_endpoint": "http://127.0.0.1:4000",
         "repo": "runbook/tiny",
@@ -194,6 +196,16 @@ def test_the_flagship_takes_the_profile_that_fits(tmp_path, users, context, prof
     serve = effective(inputs_of(compiled("deepseek-v4-flash", tmp_path, **sets))["serve"])
     assert serve.profile == profile
     assert serve.profile_reason
+
+
+def test_the_kernels_are_compiled_for_the_very_flags_that_serve(tmp_path):
+    steps = inputs_of(compiled("deepseek-v4-flash", tmp_path, users=4, context=200000))
+    kernels, serve = effective(steps["kernels"]), effective(steps["serve"])
+    assert arguments(kernels) == arguments(serve)
+    assert kernels.extra_args == serve.extra_args
+    assert kernels.env == serve.env and kernels.path == serve.path
+    assert kernels.build == serve.digests["build"]
+    assert (kernels.repo, kernels.revision) == (steps["weights"].repo, steps["weights"].revision)
 
 
 def machine(told):

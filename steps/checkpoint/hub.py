@@ -6,11 +6,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runbook.protocol import StepFailure
 from runbook.remedy import Remedy
-from runbook.steps.checkpoint.checkpoint import Checkpoint, CheckpointError, load
+from runbook.steps.checkpoint.checkpoint import Checkpoint, load
 from runbook.steps.common import http
 from runbook.steps.common.hub import login, refusals
 from runbook.steps.common.hub.listing import Entry, Listing
@@ -27,6 +28,8 @@ TRIES = 3
 LONGEST_WAIT = 10.0
 """Seconds between two tries, whatever the server asks for: someone sits in front of it."""
 LISTING_SECONDS = 60.0
+WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".index.json")
+SMALL = 64 << 20
 OWN = {"allow": [], "ignore": ["*/*"]}
 """The files of the repository's own folder."""
 
@@ -40,23 +43,30 @@ def open_repository(reference: str, endpoint: str | None = None) -> Checkpoint:
     step `weights`. Raises `CheckpointError` for what is no checkpoint, `StepFailure` for a
     repository that cannot be read.
     """
+    reader, listing = _listed(reference, endpoint)
+    sizes = {entry.path: entry.size for entry in listing.entries}
+    return load(f"{listing.repo}@{listing.revision}", sizes, reader.fetch, THREADS)
+
+
+def small_files(reference: str, into: Path, endpoint: str | None = None) -> None:
+    """Write what a repository has besides weights into a folder: config, tokenizer, templates.
+    Raises as `open_repository` does."""
+    reader, listing = _listed(reference, endpoint)
+    into.mkdir(parents=True, exist_ok=True)
+    for entry in listing.entries:
+        if not entry.path.endswith(WEIGHTS) and entry.size <= SMALL:
+            (into / entry.path).write_bytes(reader.fetch(entry.path, 0, entry.size))
+
+
+def _listed(reference: str, endpoint: str | None) -> tuple[Reader, Listing]:
     repository, _, revision = reference.partition("@")
-    try:
-        refusals.require_name(repository)
-    except StepFailure as failure:
-        raise CheckpointError(
-            f"{reference} is neither a folder nor the name of a repository",
-            "give the folder of a checkpoint, or org/name or org/name@revision on the hub",
-        ) from failure
     token = next((os.environ[n] for n in login.VARIABLES if os.environ.get(n)), None)
     source = sources(endpoint, [], token or login.login_token())[0]
     try:
         listing = _patiently(
             lambda: source.list(repository, revision or "main", OWN, LISTING_SECONDS)
         )
-        reader = Reader(source, listing)
-        sizes = {entry.path: entry.size for entry in listing.entries}
-        return load(f"{repository}@{listing.revision}", sizes, reader.fetch, THREADS)
+        return Reader(source, listing), listing
     except StepFailure as failure:
         if isinstance(failure.remedy, Remedy) and failure.remedy.verb == "run":
             failure.remedy = Remedy("lint", (reference,), text=failure.remedy.text)

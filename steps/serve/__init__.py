@@ -10,9 +10,10 @@ from typing import Any
 from runbook.protocol import Check, Context, Json, Model, PreconditionNotMet, Reason, Work
 from runbook.remedy import Remedy
 from runbook.steps.common import endpoint
+from runbook.steps.common.flags.command import effective
 from runbook.steps.common.service import Service
 from runbook.steps.serve import key
-from runbook.steps.serve.command import differences, effective, spec
+from runbook.steps.serve.command import differences, spec
 
 LEAST_START_SECONDS = 60.0
 """What a start takes at least; a large checkpoint takes minutes more."""
@@ -55,7 +56,8 @@ class Serve:
         self, given: Mapping[str, Json], unknown: Collection[str], facts: Mapping[str, Any]
     ) -> Iterator[Reason]:
         """The rules that the flags break, as far as these are known."""
-        from runbook.steps.serve import profiles, rules
+        from runbook.steps.common.flags import profiles
+        from runbook.steps.serve import rules
 
         if not any(path.partition(".")[0] in ("profile", "users", "context") for path in unknown):
             try:

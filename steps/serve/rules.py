@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runbook.protocol import Reason
-from runbook.steps.serve.profiles import NoProfile, chosen
+from runbook.steps.common.flags.profiles import NoProfile, chosen
 
 World = dict[str, Any]
 

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from runbook.steps.serve.command import FLAGS, differences, effective, flag, overlay, spec
-from runbook.steps.serve.models import Flags, Inputs
+from runbook.steps.common.flags.command import FLAGS, effective, flag, overlay
+from runbook.steps.common.flags.models import Flags
+from runbook.steps.serve.command import differences, spec
+from runbook.steps.serve.models import Inputs
 
 LEAST = {"vllm": "/v/bin/vllm", "model": "/m", "served_model_name": "n"}
 

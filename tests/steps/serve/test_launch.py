@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from runbook.protocol import PreconditionNotMet, StepFailure
 from runbook.steps.common import deaths
+from runbook.steps.common.flags.command import effective
 from runbook.steps.serve.api import Api, Unanswered
-from runbook.steps.serve.command import effective
 from runbook.steps.serve.launch import Launch
 from runbook.steps.serve.models import Inputs
 from tests.steps.serve.conftest import READY

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 from pydantic import ValidationError
 
+from runbook.steps.common.flags.command import effective
+from runbook.steps.common.flags.profiles import NoProfile, choose
 from runbook.steps.serve import Serve
-from runbook.steps.serve.command import effective
 from runbook.steps.serve.models import Inputs
-from runbook.steps.serve.profiles import NoProfile, choose
 
 TABLE = {
     "long": {"max_model_len": 524288, "max_num_seqs": 2},

@@ -1,0 +1,1 @@
+"""The flags of `vllm serve`, for every step that starts one."""

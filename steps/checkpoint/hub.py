@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runbook.protocol import StepFailure
 from runbook.remedy import Remedy
-from runbook.steps.checkpoint.checkpoint import Checkpoint, load
+from runbook.steps.checkpoint.checkpoint import Checkpoint, CheckpointError, load
 from runbook.steps.common import http
 from runbook.steps.common.hub import login, refusals
 from runbook.steps.common.hub.listing import Entry, Listing
@@ -43,9 +44,10 @@ def open_repository(reference: str, endpoint: str | None = None) -> Checkpoint:
     step `weights`. Raises `CheckpointError` for what is no checkpoint, `StepFailure` for a
     repository that cannot be read.
     """
-    reader, listing = _listed(reference, endpoint)
-    sizes = {entry.path: entry.size for entry in listing.entries}
-    return load(f"{listing.repo}@{listing.revision}", sizes, reader.fetch, THREADS)
+    with _named(reference):
+        reader, listing = _listed(reference, endpoint)
+        sizes = {entry.path: entry.size for entry in listing.entries}
+        return load(f"{listing.repo}@{listing.revision}", sizes, reader.fetch, THREADS)
 
 
 def small_files(reference: str, into: Path, endpoint: str | None = None) -> None:
@@ -60,13 +62,24 @@ def small_files(reference: str, into: Path, endpoint: str | None = None) -> None
 
 def _listed(reference: str, endpoint: str | None) -> tuple[Reader, Listing]:
     repository, _, revision = reference.partition("@")
+    try:
+        refusals.require_name(repository)
+    except StepFailure as failure:
+        raise CheckpointError(
+            f"{reference} is neither a folder nor the name of a repository",
+            "give the folder of a checkpoint, or org/name or org/name@revision on the hub",
+        ) from failure
     token = next((os.environ[n] for n in login.VARIABLES if os.environ.get(n)), None)
     source = sources(endpoint, [], token or login.login_token())[0]
+    listing = _patiently(lambda: source.list(repository, revision or "main", OWN, LISTING_SECONDS))
+    return Reader(source, listing), listing
+
+
+@contextmanager
+def _named(reference: str) -> Iterator[None]:
+    """Failures whose remedy would run a step name `lint` instead."""
     try:
-        listing = _patiently(
-            lambda: source.list(repository, revision or "main", OWN, LISTING_SECONDS)
-        )
-        return Reader(source, listing), listing
+        yield
     except StepFailure as failure:
         if isinstance(failure.remedy, Remedy) and failure.remedy.verb == "run":
             failure.remedy = Remedy("lint", (reference,), text=failure.remedy.text)

@@ -14,7 +14,7 @@ import pytest
 
 from runbook.protocol import StepFailure
 from runbook.steps.checkpoint.checkpoint import CheckpointError, open_folder
-from runbook.steps.checkpoint.hub import open_repository
+from runbook.steps.checkpoint.hub import open_repository, small_files
 from runbook.steps.checkpoint.lint import examine, subject
 from runbook.steps.publish.handler import Handler
 from runbook.steps.publish.repository import File, Repository
@@ -191,3 +191,13 @@ def test_shards_are_read_side_by_side(tmp_path):
 
     with served(folder, Meeting) as url:
         assert len(open_repository(NAME, url).headers) == shards > 1
+
+
+def test_the_small_files_alone_are_fetched(tmp_path):
+    folder = clean().write(tmp_path / "c")
+    (folder / "tokenizer.json").write_text("{}")
+    with served(folder) as url:
+        small_files(NAME, tmp_path / "small", url)
+    names = {path.name for path in (tmp_path / "small").iterdir()}
+    assert names == {"config.json", "tokenizer.json"}
+    assert (tmp_path / "small/config.json").read_bytes() == (folder / "config.json").read_bytes()

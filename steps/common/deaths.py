@@ -25,6 +25,8 @@ KEPT = 20
 LOG_BYTES = 2**16
 LOG_LINES = 200
 SHOWN_LINES = 3
+QUOTED = 200
+"""Characters of a line of the log that are shown."""
 JOURNAL_SECONDS = 5.0
 
 
@@ -111,7 +113,7 @@ def describe(death: Death, count: int, kind: str) -> Reason:
 
 
 def _shown(lines: Sequence[str]) -> list[str]:
-    return [line for line in lines if line.strip()][-SHOWN_LINES:]
+    return [line.strip()[:QUOTED] for line in lines if line.strip()][-SHOWN_LINES:]
 
 
 def _journal(command: list[str]) -> list[str]:

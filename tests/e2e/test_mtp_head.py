@@ -40,7 +40,7 @@ from tests.conftest import free_port
 PORT = free_port()
 CPU = "0.32.0-cpu"
 RELEASE = os.environ.get("RUNBOOK_E2E_TARGET", CPU)
-BUILD = {"target": RELEASE, "series": CPU if RELEASE == CPU else ""}
+BUILD = {"target": RELEASE, "series": RELEASE}  # each release here has a series of its name
 TARGET = Target(RELEASE, BUILD["series"])
 """What RUNBOOK_E2E_VLLM is, if it is another build, such as one for GPUs."""
 ARGUMENTS = ["--max-model-len", "2048", "--max-num-seqs", "4"]

@@ -7,8 +7,6 @@ use, running processes) is in `gpu_load`, never in a fact, so facts may enter fi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -41,9 +39,6 @@ ISA_LEVELS = (
     ("avx2", ("avx2", "fma")),
 )
 """From the richest to the plainest: the level's name and the flags of /proc/cpuinfo it takes."""
-
-LINK_KINDS = {0: "INT", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
-"""nvmlGpuTopologyLevel_t in the words of `nvidia-smi topo -m`."""
 
 
 def cpu() -> Fact:
@@ -130,8 +125,10 @@ def nvidia_driver_present() -> bool:
 def gpus() -> list[Fact]:
     """The NVIDIA GPUs in NVML's order (that of the PCI bus); empty without a working driver.
 
-    Each: {index, name, architecture ("12.0"), memory (bytes), driver, uuid, bus, pcie_generation,
-    pcie_width, power_limit (watts)}; a value that the driver does not give is None.
+    Each: {index, name, architecture ("12.0"), memory (bytes), driver, uuid, bus, mig,
+    pcie_generation and pcie_width (that card and slot reach), pcie_generation_card,
+    pcie_width_now, power_limit and power_limit_most (watts)}; a value that the driver does not
+    give is None.
     """
     return list(nvidia()["gpus"])
 
@@ -142,27 +139,19 @@ def gpu_links() -> list[Fact]:
 
 
 def nvidia() -> Fact:
-    """{driver, error, gpus, links}: what `gpus` gives and what lies around it.
+    """{driver, cuda, error, gpus, lost, links}: what `gpus` gives and what lies around it.
 
     `error` is NVML's own word where a driver left traces but does not work (a module that is not
-    loaded, a library of another version), else None. `links` has one {a, b, kind, nvlinks} per
-    pair of GPUs: kind as in `LINK_KINDS`, nvlinks the active NVLinks of `a`.
+    loaded, a library of another version), or that it does not answer; else None. `cuda` is the
+    latest CUDA that the driver runs, as `13.0`. `lost` has an {index, error} for each GPU that
+    cannot be asked. `links` has one {a, b, kind, nvlinks} per pair of the others: kind in the words
+    of `nvidia-smi topo -m`, nvlinks the active NVLinks of `a`.
     """
-    found: Fact = {"driver": None, "error": None, "gpus": [], "links": []}
     if not nvidia_driver_present():
-        return found
-    with _nvml() as (nvml, error):
-        if nvml is None:
-            return found | {"error": error}
-        try:
-            driver = nvml.nvmlSystemGetDriverVersion()
-            handles = _handles(nvml)
-            found["driver"] = driver
-            found["gpus"] = [_gpu(nvml, i, h, driver) for i, h in enumerate(handles)]
-            found["links"] = list(_links(nvml, handles))
-        except nvml.NVMLError as failure:
-            found["error"] = str(failure)
-    return found
+        return {"driver": None, "cuda": None, "error": None, "gpus": [], "lost": [], "links": []}
+    from runbook.steps.common import nvml
+
+    return nvml.survey()
 
 
 def gpu_load() -> list[Fact]:
@@ -173,86 +162,6 @@ def gpu_load() -> list[Fact]:
     """
     if not nvidia_driver_present():
         return []
-    with _nvml() as (nvml, _error):
-        if nvml is None:
-            return []
-        load = []
-        for index, handle in enumerate(_handles(nvml)):
-            processes = _ask(nvml, nvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
-            load.append(
-                {
-                    "index": index,
-                    "used": _memory(nvml, handle).used,
-                    "processes": [{"pid": p.pid, "used": p.usedGpuMemory} for p in processes],
-                }
-            )
-        return load
+    from runbook.steps.common import nvml
 
-
-@contextmanager
-def _nvml() -> Iterator[tuple[Any, str | None]]:
-    """The initialised library and None, or None and why there is none."""
-    import pynvml  # type: ignore[import-untyped]
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as failure:
-        yield None, str(failure)
-        return
-    try:
-        yield pynvml, None
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _handles(nvml: Any) -> list[Any]:
-    return [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
-
-
-def _ask(nvml: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the driver answers, None where it does not support the question on this device."""
-    try:
-        return function(*arguments)
-    except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound):
-        return None
-
-
-def _memory(nvml: Any, handle: Any) -> Any:
-    """NVML's second memory structure counts what the driver reserves apart from `used`."""
-    versioned = _ask(nvml, nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2)
-    return versioned if versioned is not None else nvml.nvmlDeviceGetMemoryInfo(handle)
-
-
-def _gpu(nvml: Any, index: int, handle: Any, driver: str) -> Fact:
-    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-    limit = _ask(nvml, nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-    return {
-        "index": index,
-        "name": nvml.nvmlDeviceGetName(handle),
-        "architecture": f"{major}.{minor}",
-        "memory": _memory(nvml, handle).total,
-        "driver": driver,
-        "uuid": nvml.nvmlDeviceGetUUID(handle),
-        "bus": nvml.nvmlDeviceGetPciInfo(handle).busId,
-        "pcie_generation": _ask(nvml, nvml.nvmlDeviceGetMaxPcieLinkGeneration, handle),
-        "pcie_width": _ask(nvml, nvml.nvmlDeviceGetMaxPcieLinkWidth, handle),
-        "power_limit": None if limit is None else limit / 1000,
-    }
-
-
-def _links(nvml: Any, handles: list[Any]) -> Iterator[Fact]:
-    for a, first in enumerate(handles):
-        for b in range(a + 1, len(handles)):
-            level = _ask(nvml, nvml.nvmlDeviceGetTopologyCommonAncestor, first, handles[b])
-            yield {"a": a, "b": b, "kind": LINK_KINDS.get(level), "nvlinks": _nvlinks(nvml, first)}
-
-
-def _nvlinks(nvml: Any, handle: Any) -> int:
-    """Active NVLinks of a device. No RTX PRO 6000 has any; NVML then answers `not supported`."""
-    active = 0
-    for link in range(nvml.NVML_NVLINK_MAX_LINKS):
-        try:
-            active += nvml.nvmlDeviceGetNvLinkState(handle, link) == nvml.NVML_FEATURE_ENABLED
-        except nvml.NVMLError:
-            break  # past the last link that this device has
-    return active
+    return nvml.load()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 
 from runbook.protocol import Reason
-from runbook.steps.preflight import gpus, host
+from runbook.steps.preflight import gpu_state, gpus, host
 from runbook.steps.preflight.machine import Machine
 from runbook.steps.preflight.packages import packages
 
@@ -20,9 +20,17 @@ CheckFunction = Callable[[Machine, SimpleNamespace], Iterable[Reason]]
 CHECKS: dict[str, CheckFunction] = {
     "driver": gpus.driver,
     "gpus": gpus.gpus,
+    "gpu_unbound": gpu_state.unbound,
+    "gpu_lost": gpu_state.lost,
+    "gpu_mig": gpu_state.mig,
+    "gpu_power": gpu_state.power,
+    "pcie": gpu_state.pcie,
+    "cuda": gpu_state.cuda,
     "gpu_idle": gpus.gpu_idle,
     "topology": gpus.topology,
     "iommu": gpus.iommu,
+    "surroundings": host.surroundings,
+    "lingering": host.lingering,
     "disk": host.disk,
     "memory": host.memory,
     "shm": host.shm,

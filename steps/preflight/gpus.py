@@ -97,7 +97,7 @@ def gpu_idle(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
             continue
         pids = sorted(p["pid"] for p in load["processes"] if p["pid"] not in machine.own_pids)
         if pids:
-            named = ", ".join(map(str, pids))
+            named = ", ".join(machine.owner(pid) for pid in pids)
             yield Reason(
                 "gpu_busy",
                 f"GPU {load['index']} is used by process {named}",

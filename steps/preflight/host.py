@@ -199,3 +199,35 @@ def port(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
             f"port {want.port} is in use by {holder}",
             "end it, or choose another port: `--set port=N`",
         )
+
+
+def surroundings(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
+    """Neither WSL nor a container comes between the driver and us unsaid."""
+    if want.gpus is None:
+        return
+    if machine.wsl():
+        yield Reason(
+            "wsl",
+            "this is WSL: no peer access between GPUs, no MIG, pinned memory is limited",
+            "serve on Linux itself for full speed",
+            "warning",
+        )
+    elif (container := machine.container()) is not None:
+        yield Reason(
+            "container",
+            f"this is a container ({container}): it sees no processes of others on the GPUs",
+            "start it with --gpus all --ipc=host --ulimit memlock=-1",
+            "info",
+        )
+
+
+def lingering(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
+    """What the server leaves running outlives a log-out."""
+    if want.port is not None and machine.logout_kills():
+        yield Reason(
+            "logout_kills",
+            "systemd-logind ends all processes of a user who logs out (KillUserProcesses=yes), "
+            "and this user does not linger: the server would end with your session",
+            "`loginctl enable-linger`",
+            "warning",
+        )

@@ -14,6 +14,8 @@ from runbook.steps.common.service import Service
 
 PCI_DEVICES = Path("/sys/bus/pci/devices")
 SCANNED_ENTRIES = 20_000
+LOGIND = Path("/etc/systemd/logind.conf")
+LINGER = Path("/var/lib/systemd/linger")
 
 
 class Machine:
@@ -156,3 +158,85 @@ class Machine:
         if not ports.in_use(host, port):
             return None
         return str(ports.holder(port) or "another process")
+
+    def owner(self, pid: int) -> str:
+        """A process in words: number, program and user, as far as they can be read."""
+        try:
+            name = Path(f"/proc/{pid}/comm").read_text().strip()
+            user = Path(f"/proc/{pid}").owner()
+        except (OSError, KeyError):
+            return str(pid)
+        return f"{pid} ({name} of {user})"
+
+    def nvidia_cards(self) -> list[str]:
+        """The PCI addresses of NVIDIA's display controllers, whoever drives them."""
+        found = []
+        for device in sorted(PCI_DEVICES.glob("*")):
+            try:
+                vendor = (device / "vendor").read_text().strip()
+                kind = (device / "class").read_text().strip()
+            except OSError:
+                continue
+            if vendor == "0x10de" and kind.startswith("0x03"):
+                found.append(device.name)
+        return found
+
+    def module_loaded(self, name: str) -> bool:
+        try:
+            lines = Path("/proc/modules").read_text().splitlines()
+        except OSError:
+            return False
+        return any(line.partition(" ")[0] == name for line in lines)
+
+    def module_flavour(self) -> str:
+        """Which of NVIDIA's kernel modules is loaded: `open` or `proprietary`."""
+        try:
+            said = Path("/proc/driver/nvidia/version").read_text()
+        except OSError:
+            return "unknown"
+        return "open" if "Open Kernel Module" in said else "proprietary"
+
+    def secure_boot(self) -> bool:
+        """Whether the firmware lets only signed kernel code run (the variable's last byte)."""
+        for variable in Path("/sys/firmware/efi/efivars").glob("SecureBoot-*"):
+            try:
+                return variable.read_bytes()[-1:] == b"\x01"
+            except OSError:
+                return False
+        return False
+
+    def wsl(self) -> bool:
+        try:
+            return "microsoft" in Path("/proc/version").read_text().lower()
+        except OSError:
+            return False
+
+    def container(self) -> str | None:
+        """The kind of container this is, by the marks that its makers leave; None outside."""
+        for mark, name in (("/.dockerenv", "docker"), ("/run/.containerenv", "podman")):
+            if Path(mark).exists():
+                return name
+        return None
+
+    def logout_kills(self) -> bool:
+        """Whether logind ends this user's processes at log-out: later files win, as in
+        logind.conf(5)."""
+        value = "no"
+        for file in (LOGIND, *sorted(LOGIND.with_name("logind.conf.d").glob("*.conf"))):
+            try:
+                lines = file.read_text().splitlines()
+            except OSError:
+                continue
+            for line in lines:
+                key, _, given = line.partition("=")
+                if key.strip() == "KillUserProcesses":
+                    value = given.strip().lower()
+        return value in ("yes", "true", "1", "on") and not self._lingers()
+
+    def _lingers(self) -> bool:
+        import pwd
+
+        try:
+            return (LINGER / pwd.getpwuid(os.getuid()).pw_name).exists()
+        except KeyError:
+            return False

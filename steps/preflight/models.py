@@ -48,6 +48,9 @@ class Inputs(Strict):
         500, ge=0, description="Memory of each that may be in use already, in MiB."
     )
     driver: str | None = Field(None, description="The least version of the driver, as `570`.")
+    cuda: str | None = Field(
+        None, pattern=r"^\d+\.\d+$", description="The CUDA that the build is made for, as `13.0`."
+    )
     driver_advised: str | None = Field(None, description="A version below it gives a warning.")
 
     disk_gb: float | None = Field(

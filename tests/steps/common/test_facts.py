@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from runbook.steps.common import facts
+from runbook.steps.common import facts, nvml
 
 # The flags that decide, as /proc/cpuinfo of the named processors has them.
 ZEN3 = "fpu sse sse2 sse4_2 fma avx avx2 bmi2 vaes"
@@ -95,7 +95,7 @@ def test_without_a_driver_there_is_nothing_and_nothing_is_imported():
         "began = time.perf_counter(); found = facts.gpus()\n"
         "assert found == [] and 'pynvml' not in sys.modules\n"
         "assert facts.gpu_load() == []\n"
-        "assert facts.nvidia() == {'driver': None, 'error': None, 'gpus': [], 'links': []}\n"
+        "nothing = facts.nvidia(); assert not any(nothing.values()) and len(nothing) == 6\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
@@ -146,6 +146,11 @@ def two_max_q(driver, monkeypatch):
         "nvmlDeviceGetPciInfo": lambda handle: SimpleNamespace(
             busId=f"00000000:{handle + 1}1:00.0"
         ),
+        "nvmlSystemGetCudaDriverVersion_v2": lambda: 13000,
+        "nvmlDeviceGetMigMode": not_supported,
+        "nvmlDeviceGetGpuMaxPcieLinkGeneration": lambda handle: 5,
+        "nvmlDeviceGetCurrPcieLinkWidth": lambda handle: 8,
+        "nvmlDeviceGetPowerManagementLimitConstraints": lambda handle: [150_000, 300_000],
         "nvmlDeviceGetMaxPcieLinkGeneration": lambda handle: 5,
         "nvmlDeviceGetMaxPcieLinkWidth": lambda handle: 16,
         "nvmlDeviceGetEnforcedPowerLimit": lambda handle: 300_000,
@@ -179,11 +184,16 @@ def test_two_gpus(two_max_q):
         "driver": "580.126.09",
         "uuid": "GPU-00000000-1f2e-3d4c-5b6a-798877665544",
         "bus": "00000000:11:00.0",
+        "mig": False,
         "pcie_generation": 5,
+        "pcie_generation_card": 5,
         "pcie_width": 16,
+        "pcie_width_now": 8,
         "power_limit": 300.0,
+        "power_limit_most": 300.0,
     }
     assert second["uuid"] != first["uuid"]
+    assert facts.nvidia()["cuda"] == "13.0"
     assert facts.nvidia()["links"] == [{"a": 0, "b": 1, "kind": "NODE", "nvlinks": 0}]
 
 
@@ -218,3 +228,41 @@ def test_active_nvlinks_are_counted(two_max_q, monkeypatch):
         pynvml, "nvmlDeviceGetNvLinkState", lambda handle, link: link < 4 or not_supported()
     )
     assert facts.nvidia()["links"][0]["nvlinks"] == 4
+
+
+def gone(*_):
+    raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+
+
+def test_one_lost_gpu_does_not_hide_the_other(two_max_q, monkeypatch):
+    def name(handle):
+        return gone() if handle == 0 else MAX_Q
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", name)
+    found = facts.nvidia()
+    assert [gpu["index"] for gpu in found["gpus"]] == [1]
+    assert found["lost"] == [{"index": 0, "error": "GPU is lost"}]
+    assert found["error"] is None and found["links"] == []
+
+
+def test_a_gpu_that_is_lost_to_the_load_only_is_left_out(two_max_q, monkeypatch):
+    running = pynvml.nvmlDeviceGetComputeRunningProcesses
+    monkeypatch.setattr(
+        pynvml,
+        "nvmlDeviceGetComputeRunningProcesses",
+        lambda handle: gone() if handle == 0 else running(handle),
+    )
+    assert [load["index"] for load in facts.gpu_load()] == [1]
+
+
+@pytest.mark.parametrize("silent", ["nvmlInit", "nvmlDeviceGetName"])
+def test_a_driver_that_does_not_answer_is_not_waited_for(two_max_q, monkeypatch, silent):
+    monkeypatch.setattr(nvml, "DEADLINE", 0.3)
+    monkeypatch.setattr(pynvml, silent, lambda *_: time.sleep(600))
+    assert facts.nvidia()["error"] == "NVML did not answer within 0 seconds"
+    assert facts.gpus() == []
+
+
+def test_a_library_that_crashes_takes_nobody_down(two_max_q, monkeypatch):
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda _: os.kill(os.getpid(), 9))
+    assert facts.nvidia()["error"] == "the process that asked NVML died of it"

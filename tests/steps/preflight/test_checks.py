@@ -42,6 +42,14 @@ class Described:
         parts = object.__getattribute__(self, "__dict__")
         if name in ("disk_free", "disk_taken", "shm_size"):
             return lambda: parts[name]
+        if name in ("wsl", "container", "secure_boot", "logout_kills", "module_flavour"):
+            return lambda: parts[name]
+        if name == "nvidia_cards":
+            return lambda: parts["cards"]
+        if name == "module_loaded":
+            return lambda module: parts[name]
+        if name == "owner":
+            return str
         if name == "port_holder":
             return lambda host, port: parts[name]
         return object.__getattribute__(self, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,13 +72,14 @@ def holder(port: int) -> Holder | None:
 
 
 def _open_sockets(pid: str) -> set[str]:
+    """What its descriptors lead to; none if it ended meanwhile, or belongs to another user. A
+    process that works closes some while they are read: the others count all the same."""
     folder = f"/proc/{pid}/fd"
     found = set()
-    try:
+    with suppress(OSError):
         for descriptor in os.listdir(folder):
-            found.add(os.readlink(f"{folder}/{descriptor}"))
-    except OSError:
-        pass  # it ended meanwhile, or belongs to another user
+            with suppress(OSError):
+                found.add(os.readlink(f"{folder}/{descriptor}"))
     return found
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runbook.process import Identity
 from runbook.steps.common.starting.watch import Sample
@@ -108,15 +109,13 @@ class Gpus:
                 pynvml.nvmlDeviceGetHandleByIndex(n) for n in range(pynvml.nvmlDeviceGetCount())
             ]
             while not self.ended.wait(GPU_SECONDS):
-                self.seen = (time.monotonic(), [_gpu(handle) for handle in handles])
+                self.seen = (time.monotonic(), [_gpu(pynvml, handle) for handle in handles])
         except pynvml.NVMLError:
             return  # no driver, or one that is gone: `seen` grows old
 
 
-def _gpu(handle: object) -> tuple[int, frozenset[int]]:
+def _gpu(pynvml: Any, handle: object) -> tuple[int, frozenset[int]]:
     """(use in percent, processes) of one GPU."""
-    import pynvml
-
     percent = int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
     users = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
     return percent, frozenset(process.pid for process in users)

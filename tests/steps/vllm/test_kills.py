@@ -57,6 +57,7 @@ def left_over(workspace) -> list[str]:
 
 def test_kills_at_random_points(world):
     step = Vllm()
+    world.chill()
     measure = world.context("measure")
     began = time.monotonic()
     process = start(measure, world.root / "log")

@@ -39,6 +39,7 @@ def imported(outputs, module, name):
 
 
 def test_a_patched_vllm_is_installed(world):
+    world.chill()
     context = world.context()
     outputs = apply(context)
     assert imported(outputs, "vllm.model", "LIMIT") == "10"
@@ -303,7 +304,7 @@ def test_wheel_gone_from_the_workspace_is_put_back(world):
 )  # fmt: skip
 def test_failures_say_what_to_do(world, break_world, code, exit_code):
     context = world.context()
-    (context.workspace).mkdir(exist_ok=True)
+    world.chill()
     break_world(world)
     with pytest.raises(StepFailure) as caught:
         STEP.apply(context)

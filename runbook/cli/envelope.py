@@ -45,5 +45,6 @@ def print_error(error: Mapping[str, Any], following: Sequence[str]) -> None:
     from runbook.cli.human import error_text
 
     lines = [error_text(error)]
-    lines += [f"  next:   {command}" for command in following if command not in error["remedy"]]
+    named = (error["remedy"], *error["remedy"].split("`")[1::2])
+    lines += [f"  next:   {command}" for command in following if command not in named]
     terminal.say("\n".join(lines), sys.stderr)

@@ -54,6 +54,8 @@ def _after_steps(steps: Sequence[Mapping[str, Any]]) -> list[Remedy]:
     if waiting:
         return [Remedy("run", approvals(waiting))]
     failed = [entry for entry in steps if entry["state"] == "failed"]
-    logs = [Remedy("logs", (entry["id"], "--errors")) for entry in failed]
+    # What failed without an attempt has no log.
+    attempted = [entry["id"] for entry in failed if (entry["error"] or {}).get("log")]
+    logs = [Remedy("logs", (name, "--errors")) for name in attempted]
     hopeless = failed and not any((entry["error"] or {}).get("retryable") for entry in failed)
-    return logs if hopeless else [*logs, Remedy("run")]
+    return (logs or [Remedy("plan")]) if hopeless else [*logs, Remedy("run")]

@@ -72,7 +72,8 @@ def error_text(error: Mapping[str, Any]) -> str:
         ("log", "log"),
     ):
         if error.get(key):
-            value = str(error[key]).strip().replace("\n", "\n          ")
+            given = str(error[key]).strip().split("\n")
+            value = f"\n{' ' * 10}".join(terminal.hanging(line, 10) for line in given)
             lines.append(f"  {label + ':':<7} {value}")
     if error.get("retryable"):
         lines.append("  retry:  may help")

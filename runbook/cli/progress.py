@@ -99,7 +99,15 @@ class Live(Lines):
     def __init__(self, width: int) -> None:
         super().__init__(width)
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.table import Column
 
         class Ranked(Progress):
             def get_renderables(self) -> Any:
@@ -108,9 +116,15 @@ class Live(Lines):
         self._progress = Ranked(
             SpinnerColumn(),
             TextColumn("{task.fields[step]}", markup=False),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=12),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[detail]}", markup=False),
+            TimeRemainingColumn(compact=True),
+            # One line each, whatever the width: a bar that wraps is not removed when it is resized.
+            TextColumn(
+                "{task.fields[detail]}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis"),
+            ),
             console=Console(file=sys.stdout),
             transient=True,
         )

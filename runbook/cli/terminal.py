@@ -83,24 +83,20 @@ def _in_colour(stream: TextIO) -> bool:
 
 
 def table(rows: Iterable[Sequence[str]], key: int = 1) -> str:
-    """Rows in columns, the last one cut to the terminal's width; column `key` is coloured."""
+    """Rows in columns, the last one wrapped to the terminal's width; column `key` is coloured."""
     rows = [[*row] for row in rows]
     if not rows:
         return ""
     count = len(rows[0])
     widths = [max(len(row[i]) for row in rows) for i in range(count - 1)]
-    width = _width()
-    room = width - sum(widths) - 2 * count if width else 0
+    indent = sum(widths) + 2 * count
     lines = []
     for row in rows:
         cells = [
             paint(cell.ljust(w), row[key].strip()) if i == key else cell.ljust(w)
             for i, (cell, w) in enumerate(zip(row, widths, strict=False))
         ]
-        last = row[-1]
-        if room > 8 and len(last) > room:
-            last = last[: room - 1] + "…"
-        lines.append(("  " + "  ".join([*cells, last])).rstrip())
+        lines.append(("  " + "  ".join([*cells, hanging(row[-1], indent)])).rstrip())
     return "\n".join(lines)
 
 

@@ -143,7 +143,8 @@ def test_detach_returns_at_once_and_wait_gives_the_outcome(cli):
     waited = cli.json("wait", "--timeout", "60", "--since", "0")
     assert waited["run"]["exit_code"] == 0
     assert waited["events"][-1]["type"] == "run.finished"
-    assert "nothing to do" in cli.run("run", "--detach").stdout
+    again = cli.json("run", "--detach")["run"]
+    assert cli.json("wait")["run"]["id"] == again, "a run that finds all done is waited for too"
 
 
 def test_detach_hands_on_a_refusal(cli):

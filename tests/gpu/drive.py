@@ -154,7 +154,7 @@ class Drive:
 
     def ask(self) -> None:
         """A short question and a long one."""
-        for words, tokens in ((8, 128), (20_000, 16)):
+        for words, tokens in ((8, 128), (self.options.words, 16)):
             prompt = " ".join(f"w{i:06d}" for i in range(1000, 1000 + words))
             body = {
                 "model": "synthetic",
@@ -290,6 +290,7 @@ def main() -> int:
         "--set", action="append", default=[], help="an input of the book, key=value"
     )
     parser.add_argument("--run", action="append", default=[], help="a word more for `runbook run`")
+    parser.add_argument("--words", type=int, default=20_000, help="words of the long question")
     parser.add_argument("--no-caches", action="store_true", help="do not bring caches back")
     options = parser.parse_args()
     STAGE.mkdir(parents=True, exist_ok=True)

@@ -77,8 +77,9 @@ class Exercise:
 
     def rank_stopped(self) -> None:
         """Start anew, stop a rank with SIGSTOP, and see what the run says of it."""
+        before = self._worker(limit=0)
         self.ask("run", "--force", "serve", "--yes", "--detach")
-        worker = self._worker(limit=120)
+        worker = self._worker(limit=150, besides=before)
         if worker is None:
             self.tell("rank stopped", {"found": False, "why": "no worker process was seen"})
             return
@@ -129,19 +130,22 @@ class Exercise:
         told = {"exit_code": answer["exit_code"], "memory_mib": memory, "processes": left.split()}
         self.tell("destroyed", told)
 
-    def _worker(self, limit: float) -> int | None:
-        """The process of the last rank, once it is there."""
+    def _worker(self, limit: float, besides: int | None = None) -> int | None:
+        """The process of the last rank, once it is there; not that of the server before."""
         end = time.monotonic() + limit
-        while time.monotonic() < end:
+        while True:
             for entry in Path("/proc").glob("[0-9]*/cmdline"):
                 try:
                     name = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 except OSError:
                     continue
-                if re.search(r"Worker_TP1|VLLM::Worker_TP1|VLLM::EngineCore", name):
-                    return int(entry.parent.name)
+                if re.search(r"VLLM::(?:Worker_TP1|EngineCore)", name):
+                    found = int(entry.parent.name)
+                    if found != besides:
+                        return found
+            if time.monotonic() >= end:
+                return None
             time.sleep(0.5)
-        return None
 
 
 def complete(number: int) -> dict[str, Any]:

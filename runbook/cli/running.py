@@ -42,9 +42,25 @@ def plan(target: Target, chosen: Mapping[str, Any], deep: bool, use_exit_code: b
     chosen_steps = select(target.book["steps"], **chosen)
     body = make_plan(target.book, target.workspace, chosen_steps, deep)
     body["unset_secrets"] = target.unset_secrets()
+    if (refusal := _refusal(target, body)) is not None:
+        target.say(target.answer(False, body, error=refusal, next=[]), human.plan)
+        return errors.PRECONDITION
     follow = Remedy("run", tuple(selecting(chosen))) if body["would_run"] else Remedy("status")
     target.say(target.answer(True, body, next=[follow]), human.plan)
     return errors.WORK_FOUND if use_exit_code and body["would_run"] else errors.DONE
+
+
+def _refusal(target: Target, body: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Why a step refuses what it is to do, before those that it needs have run, as an error."""
+    for step in body["steps"]:
+        codes = [reason["code"] for reason in step["reasons"]]
+        if step["decision"] == "unmet" and "upstream" in codes:
+            reason = next(r for r in step["reasons"] if r["severity"] == "error")
+            message = f"step {step['id']} refuses: {reason['message']}"
+            remedy: Remedies = load(reason["remedy"]) or ""
+            told = target.renderer.text(remedy, step["id"])
+            return errors.error_dict(reason["code"], message, remedy=told)
+    return None
 
 
 @click.command()

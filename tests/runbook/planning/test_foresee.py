@@ -24,7 +24,9 @@ def chain(cli):
 
 
 def test_the_plan_says_so(chain):
-    answer = chain.json("plan")
+    answer = chain.json("plan", code=3)
+    assert answer["error"]["code"] == "rule"
+    assert answer["error"]["message"].startswith("step two refuses: it refuses")
     decisions = {step["id"]: step["decision"] for step in answer["steps"]}
     assert decisions == {"one": "run", "two": "unmet", "three": "later"}
     reason = answer["steps"][1]["reasons"][0]

@@ -227,7 +227,8 @@ class Hooks(Step, Protocol):
     """Names of facts whose values are part of the fingerprint."""
 
     makes_nothing: bool
-    """True for a step that only looks: its dependants are not done again because it was."""
+    """True for a step that only looks, or whose outputs tell all of what it made: its dependants
+    are not done again because it was."""
 
     def check_limit(self, inputs: SimpleNamespace) -> float | None:
         """Seconds after which its quick check hangs; None or no such hook: a minute."""

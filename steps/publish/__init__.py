@@ -31,6 +31,9 @@ START_DEADLINE = 20.0
 
 class Publish:
     version = "1"
+    # The revision among its outputs tells what is published; a server of it that died is only
+    # started again.
+    makes_nothing = True
     Inputs = Model("runbook.steps.publish.models:Inputs")
     Outputs = Model("runbook.steps.publish.models:Outputs")
 

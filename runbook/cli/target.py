@@ -179,6 +179,10 @@ class Target:
         inputs = Redactor(self.book["secrets"]).data(self.book["given"])
         body = {**body, "inputs": inputs}
         answer = envelope.document(self.verb, ok, body, error=error, next=following)
+        if self.verb in ("run", "plan") and not self.as_json:
+            # People are told no remedies of single steps here, of which there may be thousands.
+            shown = {"error": self.renderer.complete(error)} if error is not None else {}
+            return {**answer, **shown}
         completed: dict[str, Any] = self.renderer.complete(answer)
         return completed
 

@@ -20,7 +20,7 @@ _UNSAFE = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 def rendered(text: str) -> str:
     """Text as it may reach a terminal: control characters are shown, not obeyed; the colours of
     `paint` are made."""
-    return _SPECIAL.sub(_shown, text)
+    return text if text.isprintable() else _SPECIAL.sub(_shown, text)
 
 
 def _shown(found: re.Match[str]) -> str:

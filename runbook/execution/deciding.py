@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from runbook.errors import FAILED, PRECONDITION, error_dict
 from runbook.execution.outcome import Outcome
 from runbook.execution.recording import Recorder
-from runbook.planning.evaluate import Evaluator
+from runbook.planning.evaluate import BROKEN, Evaluator
 from runbook.planning.look import Look
 from runbook.planning.planner import Decision, decide
 from runbook.protocol import Check, Reason, StepFailure
@@ -115,7 +115,8 @@ class Decider:
             refusals = [reason for reason in reasons if reason.severity == "error"]
             if refusals:
                 self._refused.append(name)
-                self._fail(step, reasons, refusals[0], PRECONDITION)
+                code = FAILED if refusals[0].code in BROKEN else PRECONDITION
+                self._fail(step, reasons, refusals[0], code)
         return bool(self._refused)
 
     def block(self, step: Step, blockers: list[str]) -> None:

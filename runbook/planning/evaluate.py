@@ -10,15 +10,14 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import runbook
-from runbook import crash
 from runbook.document import template
 from runbook.document.registry import is_file, load_step
 from runbook.files import digest_file
-from runbook.planning import asking
+from runbook.planning import apart, asking
 from runbook.planning.context import Progress, StepContext, default_cache
 from runbook.planning.facts import Facts
 from runbook.planning.look import Look, digest
-from runbook.protocol import Check, Json, Reason, Step, StepFailure
+from runbook.protocol import Check, Hooks, Json, Reason, Step, StepFailure
 from runbook.state.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -120,33 +119,36 @@ class Evaluator:
         if (own := getattr(kind, "check_limit", None)) is not None:
             limit = own(context.inputs) or limit
         limit = math.inf if context.deep else min(limit, step["timeout"] or math.inf)
-        ask = asking.ask_apart if is_file(step["uses"]) else asking.ask
+        ask = apart.ask if is_file(step["uses"]) else asking.ask
         return ask(kind, context, limit, known)
 
     def _fail(self, look: Look, failure: StepFailure) -> None:
         """What went wrong in a look is why the step does not hold. One whose check is broken is
         not run either: nothing would prove that it was done."""
         look.broken = failure.code in BROKEN
-        message = failure.message
-        if look.broken:
-            message = f"{look.step['uses']}: {message}"
-            message += f" ({failure.cause})" if failure.cause else ""
-        reasons = failure.reasons or (Reason(failure.code, message, failure.remedy),)
-        look.check = Check.unsatisfied(*reasons)
+        look.check = Check.unsatisfied(*_why(look.step, failure))
 
     def foresee(self, step: CompiledStep) -> tuple[Reason, ...]:
         """What a step can say against its inputs before the steps that it needs have run."""
         try:
-            ahead = getattr(self.kind(step)[0], "foresee", None)
-            if ahead is None or not template.evaluate(step["when"], self._scope):
+            kind = cast(Hooks, self.kind(step)[0])
+            if not hasattr(kind, "foresee") or not template.evaluate(step["when"], self._scope):
                 return ()
             given, unknown = template.known(step["with"], self._scope)
-            return tuple(ahead(given, frozenset(unknown), self.facts))
         except StepFailure:
             return ()  # nothing is known of it yet
-        except Exception as error:
-            file = crash.write(error, self.workspace.state)
-            return (Reason("check_crashed", f"its rules crashed: {error!r}", f"see {file}"),)
+        ahead = (cast(Mapping[str, Json], given), frozenset(unknown), self.facts)
+        limit = min(asking.SECONDS, step["timeout"] or math.inf)
+        try:
+            if is_file(step["uses"]):
+                return apart.foresee(kind, ahead, limit, self.workspace.state)
+            return asking.foresee(kind, ahead, limit)
+        except (KeyboardInterrupt, asking.Stopped):
+            raise
+        except StepFailure as failure:
+            return _why(step, failure) if failure.code in BROKEN else ()
+        except BaseException as error:
+            return _why(step, asking.crashed(error, self.workspace.state, "foresee"))
 
     def record_outputs(
         self, step: str, outputs: Mapping[str, Json], known: str = "", made: str | None = None
@@ -221,3 +223,12 @@ class Evaluator:
             "made": {need: self._made.get(need, "") for need in step["needs"]},
             "facts": {name: self.facts[name] for name in names},
         }
+
+
+def _why(step: CompiledStep, failure: StepFailure) -> tuple[Reason, ...]:
+    """A failure as reasons; a method of a step that is broken is named with its class."""
+    message = failure.message
+    if failure.code in BROKEN:
+        message = f"{step['uses']}: {message}"
+        message += f" ({failure.cause})" if failure.cause else ""
+    return failure.reasons or (Reason(failure.code, message, failure.remedy),)

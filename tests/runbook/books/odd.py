@@ -29,9 +29,8 @@ class Odd:
     version = "1"
     Inputs, Outputs = Inputs, Outputs
 
-    def check(self, ctx):
-        mood = ctx.inputs.mood
-        number = 1
+    @staticmethod
+    def misbehave(mood):
         if mood == "exits":
             sys.exit(0)
         if mood == "exits at once":
@@ -57,6 +56,20 @@ class Odd:
             subprocess.run(["echo", "echoed"], check=True)
         if mood == "floods":
             print("x" * 10_000_000)
+
+    def foresee(self, given, unknown, facts):
+        mood, ahead, _ = str(given.get("mood", "")).partition(" ahead")
+        if not ahead:
+            return []
+        self.misbehave(mood)
+        if mood == "gives nothing":
+            return None
+        return ["text"] if mood == "gives text" else []
+
+    def check(self, ctx):
+        mood = ctx.inputs.mood
+        number = 1
+        self.misbehave(mood)
         if mood == "gives nothing":
             return None
         if mood == "gives text":

@@ -45,7 +45,8 @@ def odd(cli):
             "with": {"run": "touch two", "creates": "two"},
         }  # fmt: skip
         cli.book = cli.home / "book.yaml"
-        cli.book.write_text(yaml.safe_dump({"runbook": 1, "name": "t", "steps": [step, other]}))
+        steps = [other, step] if more.get("needs") else [step, other]
+        cli.book.write_text(yaml.safe_dump({"runbook": 1, "name": "t", "steps": steps}))
         return cli
 
     return make
@@ -61,6 +62,40 @@ def test_a_broken_check_is_its_steps_failure(odd, mood, code, says):
     assert says in answer["error"]["message"]
     assert [step["state"] for step in answer["steps"]] == ["failed", "satisfied"]
     assert not (cli.workspace / "applied").exists(), "nothing would prove that it was done"
+
+
+AHEAD = [
+    ("exits", "check_crashed", "its foresee crashed: SystemExit"),
+    ("exits at once", "check_crashed", "exit status 0"),
+    ("raises", "check_crashed", "Oops: oops"),
+    ("interrupts", "check_crashed", "KeyboardInterrupt"),
+    ("segfaults", "check_crashed", "signal 11"),
+    ("hangs", "check_timeout", "its foresee did not end within 1 s"),
+    ("hangs and forks", "check_timeout", "within 1 s"),
+    ("hangs for good", "check_timeout", "within 1 s"),
+    ("gives nothing", "check_crashed", "TypeError"),
+    ("gives text", "check_crashed", "AttributeError"),
+]
+
+
+@pytest.mark.parametrize(("mood", "code", "says"), AHEAD)
+def test_what_a_step_of_ones_own_foresees_is_asked_apart_too(odd, mood, code, says):
+    """Before anything runs: then nothing does."""
+    cli = odd(f"{mood} ahead", timeout="1s", needs=["two"])
+    answer = cli.json("run", code=1)
+    assert (answer["error"]["code"], answer["error"]["step"]) == (code, "one")
+    assert "odd.py:Odd" in answer["error"]["message"]
+    assert says in answer["error"]["message"]
+    assert not (cli.workspace / "two").exists()
+    plan = cli.json("plan", code=None)
+    assert code in {reason["code"] for step in plan["steps"] for reason in step["reasons"]}
+
+
+@pytest.mark.parametrize("mood", ["prints ahead", "well ahead"])
+def test_what_it_prints_is_not_between_the_lines_of_the_document(odd, mood):
+    cli = odd(mood, needs=["two"])
+    assert len(cli.run("plan", "--json").stdout.splitlines()) == 1
+    assert cli.json("run")["ok"]
 
 
 @pytest.mark.parametrize("mood", ["exits", "hangs", "gives nothing", "gives text"])
@@ -172,7 +207,7 @@ class TestHere:
 
     def test_outputs_are_held_against_the_model_once(self, world, monkeypatch):
         seen = []
-        monkeypatch.setattr(asking, "_validate", lambda kind, check: seen.append(check.outputs))
+        monkeypatch.setattr(asking, "validate", lambda kind, check: seen.append(check.outputs))
         book = world.book({"id": "one"})
         world.there["one"] = "here"
         assert world.run(book).decisions == {"one": "adopt"}

@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 
 from runbook.files import read_json
 from runbook.process import Identity
-from runbook.steps.common import deaths
+from runbook.protocol import PreconditionNotMet
+from runbook.steps.common import deaths, remote_code
 from runbook.steps.common.service import EXIT_LOCKED, Service, inherited_environment, log_path
 
 KEPT_LOGS = 3
@@ -56,6 +57,11 @@ def become(folder: Path) -> NoReturn:
     os.chdir(folder)
     for descriptor in (1, 2):
         os.dup2(out, descriptor)
+    try:
+        remote_code.require(spec)  # it may be started again long after
+    except PreconditionNotMet as refused:
+        print(f"not started: {refused.message}; {refused.remedy}", file=sys.stderr)
+        sys.exit(126)
     try:
         os.execve(spec["argv"][0], spec["argv"], _environment(spec))
     except OSError as error:

@@ -18,6 +18,7 @@ from runbook.files import read_json, write_json
 from runbook.process import Identity, boot_id, session_members, stop_session
 from runbook.protocol import StepFailure
 from runbook.remedy import Remedy
+from runbook.steps.common import remote_code
 
 EXIT_LOCKED = 75
 """EX_TEMPFAIL of sysexits.h: another process of this service still lives."""
@@ -108,7 +109,9 @@ def log_path(folder: Path) -> Path:
 def write_spec(folder: Path, spec: dict[str, Any]) -> None:
     """`spec`: {argv, env, path, ...}; `env` is laid over the environment, `path` before PATH. It
     may have `base_env`, over which `env` is laid too, and `secret_env`: {variable: file}, values
-    that are in no record."""
+    that are in no record. `trusted_code` has the digests of code of the model that it may run:
+    raises PreconditionNotMet if it would run other."""
+    remote_code.require(spec)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "spec.json", spec)
 

@@ -18,6 +18,7 @@ from runbook.protocol import (
     StepFailure,
 )
 from runbook.remedy import Remedy
+from runbook.steps.common import remote_code
 from runbook.steps.common.stamp import RESULT, Stamp, difference, marks_of_all
 from runbook.steps.mtp import artifact
 
@@ -126,7 +127,7 @@ def _folders(ctx: Context) -> tuple[Path, Path]:
 
 
 def _outputs(destination: Path, made: Mapping[str, Json]) -> dict[str, Json]:
-    return {"path": str(destination), **made}
+    return {"path": str(destination), **made, "code": {**remote_code.files(destination)}}
 
 
 def _open(folder: Path) -> Subject:

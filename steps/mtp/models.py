@@ -46,3 +46,8 @@ class Outputs(BaseModel):
     findings: int = Field(description="Findings of severity error or warning that are left.")
     head: bool = Field(description="Whether there is a complete MTP block.")
     mended: list[str] = Field(description="The ids of what was mended.")
+    code: dict[str, str] = Field(
+        default_factory=dict,
+        description="SHA-256 of each file of Python in the folder, by its path: what "
+        "`trusted_code` of the step `serve` must name before trust_remote_code runs it.",
+    )

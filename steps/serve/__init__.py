@@ -9,7 +9,7 @@ from typing import Any
 
 from runbook.protocol import Check, Context, Json, Model, PreconditionNotMet, Reason, Work
 from runbook.remedy import Remedy
-from runbook.steps.common import endpoint
+from runbook.steps.common import endpoint, remote_code
 from runbook.steps.common.flags.command import effective
 from runbook.steps.common.service import Service
 from runbook.steps.serve import key
@@ -31,6 +31,9 @@ class Serve:
         here = folder(ctx.workspace)
         running = Service.load(here)
         reason = _unmet(running, inputs)
+        wanted = spec(inputs)
+        if untrusted := remote_code.refusal(wanted["argv"], wanted["trusted_code"]):
+            return Check.unsatisfied(untrusted)
         if reason is None and running is not None and ctx.deep:
             reason = _not_listed(here, inputs)
         if reason is not None or running is None:

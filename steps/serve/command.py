@@ -34,6 +34,7 @@ def spec(inputs: SimpleNamespace, key: Path | None = None) -> dict[str, Any]:
         "digests": inputs.digests,
         "supervisor": inputs.supervisor,
         "secret_env": {VARIABLE: str(key)} if key is not None else {},
+        "trusted_code": inputs.trusted_code,
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from runbook.files import read_json, write_json
 from runbook.protocol import Context, StepFailure
-from runbook.steps.common import deaths, endpoint, jit, ports
+from runbook.steps.common import deaths, endpoint, jit, ports, remote_code
 from runbook.steps.common.service import Service
 from runbook.steps.common.starting.log import PHASES
 from runbook.steps.serve import changes, key
@@ -86,6 +86,7 @@ class Launch:
         """What can be known before a server that works is stopped for another."""
         require_model_folder(Path(self.inputs.model), self.inputs.speculative_config)
         require_program(Path(self.inputs.vllm))
+        remote_code.require(spec(self.inputs))
         key.require(self.here, self.inputs)
 
     def _make_way(self, running: Service) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from runbook.steps.common.flags.models import Served, Strict
+from runbook.steps.common.flags.models import SHA256, Served, Strict
 
 
 class Process(Strict):
@@ -70,6 +70,11 @@ class Inputs(Served):
     )
 
     path: list[str] = Field(default_factory=list, description="Folders put before PATH.")
+    trusted_code: list[Annotated[str, Field(pattern=SHA256)]] = Field(
+        default_factory=list,
+        description="SHA-256 of each file of Python beside the weights that was read and may run. "
+        "With trust_remote_code on, a server is started only if all of them are named.",
+    )
     digests: dict[str, Any] = Field(
         default_factory=dict,
         description="What identifies the model and the build; a change restarts the server. "

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from runbook.steps.common.flags import profiles
 
+SHA256 = r"^[0-9a-f]{64}$"
+
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -51,7 +53,8 @@ class Flags(Strict):
         None, description="Let the model decide whether to call a tool."
     )
     trust_remote_code: bool | None = Field(
-        None, description="Run Python code that the model folder brings along."
+        None,
+        description="Run Python code that the model folder brings along: only what `trusted_code` names.",
     )
     disable_custom_all_reduce: bool | None = Field(
         None, description="Needed for two GPUs that only PCIe connects: else the start hangs."

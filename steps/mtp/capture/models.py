@@ -41,6 +41,11 @@ class Inputs(BaseModel):
     arguments: list[str] = Field(
         default_factory=list, description="More arguments for `vllm serve`."
     )
+    trusted_code: list[str] = Field(
+        default_factory=list,
+        description="SHA-256 of each file of Python beside the weights that `--trust-remote-code` "
+        "may run.",
+    )
     env: list[dict[str, str]] = Field(
         default_factory=list,
         description="Environment in layers, later ones over earlier ones, over that of the run.",

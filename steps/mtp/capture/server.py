@@ -76,7 +76,13 @@ def _spec(ctx: Context, raw: Path) -> dict[str, Any]:
     environment["PYTHONPATH"] = os.pathsep.join(folders)
     environment[plugin.FOLDER] = str(raw)
     kernels = jit.environment(ctx, given.build)
-    return {"argv": argv, "env": environment, "base_env": kernels, "path": list(given.path)}
+    return {
+        "argv": argv,
+        "env": environment,
+        "base_env": kernels,
+        "path": list(given.path),
+        "trusted_code": given.trusted_code,
+    }
 
 
 def stop_left(ctx: Context, folder: Path) -> None:

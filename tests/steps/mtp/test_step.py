@@ -59,6 +59,7 @@ def test_links_a_sound_checkpoint(tmp_path):
         "findings": 0,
         "head": True,
         "mended": [],
+        "code": {},
     }
     Mtp.Outputs(**check.outputs)
     for shard in source.glob("*.safetensors"):

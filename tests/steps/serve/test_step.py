@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -518,3 +519,33 @@ def wait_until(true, seconds=10.0):
     while not true():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.005)
+
+
+class TestRemoteCode:
+    """With trust_remote_code on, a server is started only of code that the book names."""
+
+    def test_asks_for_approval_by_digest_and_serves_once_it_is_given(self, bench, step):
+        code = bench.model / "modeling_x.py"
+        code.write_text("x = 1\n")
+        digest = hashlib.sha256(b"x = 1\n").hexdigest()
+        ctx = bench.context(trust_remote_code=True)
+        [reason] = step.check(ctx).reasons
+        assert reason.code == "code_not_approved"
+        assert "modeling_x.py" in reason.message and digest in reason.remedy
+        with pytest.raises(PreconditionNotMet, match="not approved"):
+            step.apply(ctx)
+        assert bench.service is None
+        approved = bench.context(trust_remote_code=True, trusted_code=[digest])
+        step.apply(approved)
+        assert step.check(approved).ok
+        pid = bench.service.process.pid
+        code.write_text("x = 2\n")
+        assert codes(step.check(approved)) == ["code_not_approved"]
+        with pytest.raises(PreconditionNotMet, match="not approved"):
+            step.apply(bench.context(trust_remote_code=True, trusted_code=[digest], seed=1))
+        assert bench.service.process.pid == pid and bench.service.alive()
+
+    def test_a_profile_may_turn_it_on(self, bench, step):
+        (bench.model / "modeling_x.py").write_text("x = 1\n")
+        ctx = bench.context(profile="p", profiles={"p": {"trust_remote_code": True}})
+        assert codes(step.check(ctx)) == ["code_not_approved"]

@@ -54,7 +54,7 @@ class Flags(Strict):
     )
     trust_remote_code: bool | None = Field(
         None,
-        description="Run Python code that the model folder brings along: only what `trusted_code` names.",
+        description="Run Python code of the model folder: only what `trusted_code` names.",
     )
     disable_custom_all_reduce: bool | None = Field(
         None, description="Needed for two GPUs that only PCIe connects: else the start hangs."

@@ -92,7 +92,9 @@ class Cli:
         }
 
     def argv(self, verb: str, *arguments: str) -> list[str]:
-        book = [str(self.book)] if self.book is not None and verbs()[verb].book else []
+        known = verbs().get(verb)
+        takes_book = known is None or known.book
+        book = [str(self.book)] if self.book is not None and takes_book else []
         return [sys.executable, "-m", "runbook", verb, *book, *arguments]
 
     def run(

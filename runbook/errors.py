@@ -6,7 +6,7 @@ from typing import Any
 
 from runbook.remedy import Remedies, Remedy, dump
 
-# Exit codes, documented in `runbook --help` and pinned by tests/runbook/test_exit_codes.py.
+# Exit codes; `runbook --help`, README and AGENTS.md have them (tests/test_documents.py).
 DONE = 0
 FAILED = 1
 USAGE = 2

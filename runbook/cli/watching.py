@@ -59,6 +59,7 @@ def wait(target: Target, timeout: float | None, since: int | None) -> int:
     found = list(journal.read(latest, since)) if latest is not None and since is not None else []
     body["events"] = found
     code, error = _ended(target, body["run"])
+    body["errors"] = body["errors"] or ([error] if error is not None else [])
     follow = after_status(body)
     if code == errors.STILL_RUNNING:
         follow = [Remedy("wait", (*WAIT, "--since", str(body["run"]["seq"]))), Remedy("cancel")]

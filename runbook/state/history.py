@@ -27,7 +27,7 @@ class StepRecord:
 class RunRecord:
     """A run folded from its events."""
 
-    __slots__ = ("exit_code", "finished", "id", "last_seq", "result", "started", "steps")
+    __slots__ = ("errors", "exit_code", "finished", "id", "last_seq", "result", "started", "steps")
 
     def __init__(self, run: Path) -> None:
         self.id = run.name
@@ -35,6 +35,7 @@ class RunRecord:
         self.finished = ""
         self.exit_code: int | None = None
         self.result: dict[str, Any] | None = None
+        self.errors: list[dict[str, Any]] = []
         self.last_seq = 0
         self.steps: dict[str, StepRecord] = {}
         for event in journal.read(run, thin=True):
@@ -58,6 +59,7 @@ class RunRecord:
             self.finished = time
             self.exit_code = event["exit_code"]
             self.result = event.get("error")
+            self.errors = event.get("errors", [])
             return
         if "step" not in event:
             return

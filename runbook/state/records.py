@@ -108,6 +108,10 @@ def _is_error_or_none(value: Any) -> bool:
     return value is None or _is_error(value)
 
 
+def _is_errors(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_error, value))
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -168,6 +172,7 @@ _MUST: Mapping[str, Mapping[str, Any]] = {
 _MAY: Mapping[str, Callable[[Any], bool]] = {
     "done": _is_number,
     "error": _is_error_or_none,
+    "errors": _is_errors,
     "exit_code": lambda value: value is None or 0 <= value <= 255,
     "items": _is_items,
     "question": _is_text,

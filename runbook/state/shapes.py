@@ -107,8 +107,11 @@ class Event(TypedDict):
 
 
 class StatusBody(TypedDict):
+    """`errors`: what `run` gave, once it has ended; each step that failed has one."""
+
     book: str
     workspace: str
     run: RunSummary | None
     steps: list[StatusStep]
     endpoint: str | None
+    errors: list[Error]

@@ -24,6 +24,7 @@ def status(book: Mapping[str, Any], workspace: Workspace) -> dict[str, Any]:
         "run": run_data(run, state),
         "steps": entries,
         "endpoint": served[-1]["endpoint"] if served else None,
+        "errors": run.errors if run is not None and state == "finished" else [],
     }
 
 

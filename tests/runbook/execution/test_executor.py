@@ -473,6 +473,19 @@ def test_a_command_that_failed_may_be_tried_again_and_says_so(cli):
     assert any(" run " in command for command in answer["next"])
 
 
+def test_who_waits_is_told_of_every_step_that_failed(cli):
+    fails = {"mood": "fails"}
+    book(cli, {"id": "one", "with": fails}, {"id": "two", "needs": [], "with": fails})
+    assert cli.json("run", "--detach")["detached"]
+    waited = cli.json("wait", code=1)
+    assert [error["step"] for error in waited["errors"]] == ["one", "two"]
+    assert waited["errors"][0] == waited["error"]
+    assert cli.json("status")["errors"] == waited["errors"]
+    assert cli.json("run", code=1)["errors"][0]["message"] == waited["errors"][0]["message"]
+    book(cli, {"id": "one"}, {"id": "two", "needs": []})
+    assert cli.json("run")["errors"] == cli.json("wait")["errors"] == []
+
+
 def test_an_error_that_trying_again_cannot_help_names_the_log_and_not_run(cli):
     book(cli, {"id": "one", "with": {"mood": "fails"}})
     answer = cli.json("run", code=1)

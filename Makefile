@@ -37,7 +37,7 @@ rehearse: $(VENV)/.ready
 test: fast e2e
 
 fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not e2e and not network"
+	$(BIN)/python -m pytest -n auto -m "not e2e and not network"
 
 e2e: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "e2e or network"

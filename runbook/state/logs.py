@@ -18,6 +18,7 @@ from runbook.state.workspace import Workspace
 
 FAILURE = re.compile(r"(?i)\b(error|exception|traceback|fatal|panic|killed|failed|refused)\b")
 AROUND = 3
+LAST = 10
 CHUNK = 65536
 LARGEST = 16 << 20
 """Bytes of a log that are read, its last ones."""
@@ -79,8 +80,8 @@ def diagnose(uses: str, path: Path) -> Known | None:
 
 def errors(path: Path, known: Known | None) -> list[str]:
     """The lines that show the first error, with what came before it, and those of a known failure;
-    of a log in which no error can be told from the rest, all that look like one. `--` between
-    groups."""
+    of a log in which no error can be told from the rest, all that look like one, else the last
+    lines. `--` between groups."""
     text = path.read_text(errors="replace")
     found = text.splitlines()
     shows = frozenset(known.line.splitlines() if known is not None else ())
@@ -89,6 +90,8 @@ def errors(path: Path, known: Known | None) -> list[str]:
     for number, line in enumerate(found):
         if line in shows or (not first and FAILURE.search(line)):
             wanted.update(range(max(0, number - AROUND), min(len(found), number + AROUND + 1)))
+    if not wanted:
+        wanted.update(range(max(0, len(found) - LAST), len(found)))
     out: list[str] = []
     last = -1
     for number in sorted(wanted):

@@ -39,7 +39,7 @@ def book(folder: Path, model: Path, vllm: str) -> Path:
     serve, smoke = (copy.deepcopy(step) for step in shipped["steps"][-2:])
     assert (serve["id"], smoke["id"]) == ("serve", "smoke")
     serve.pop("needs")
-    del serve["with"]["digests"]
+    del serve["with"]["digests"], smoke["with"]["about"]
     serve["with"] |= {
         "vllm": vllm,
         "model": str(model),

@@ -17,6 +17,8 @@ LONGEST_MESSAGE = 12
 """Lines of an exception's message that are taken."""
 AROUND = 3
 """Lines of the log that an excerpt shows before and after the error."""
+MOST_LINES = 24
+"""Lines within which errors that follow each other are shown together."""
 FRAMES = 8
 """Lines of a traceback that an excerpt shows, the last ones."""
 
@@ -84,13 +86,13 @@ class _Open:
 
 def root_error(text: str) -> RootError | None:
     """The first error of a log that is no echo of another; of a log that has only echoes, the
-    first of these; None if nothing failed."""
+    first of these; else the first line that is written as an error; None if nothing failed."""
     lines = [split(number, raw) for number, raw in enumerate(text.splitlines())]
     found = [*_exceptions(lines), *_lone(lines)]
     found.sort(key=lambda error: error.first)
     errors = [error for error in found if not ECHOES.search(str(error))]
     killed = [error for error in found if _EXIT.search(str(error))]
-    return next(iter(errors or killed or found), None)
+    return next(iter(errors or killed or found), None) or next(_told(lines), None)
 
 
 def excerpt(text: str) -> range:
@@ -99,8 +101,12 @@ def excerpt(text: str) -> range:
     error = root_error(text)
     if error is None:
         return range(0)
-    begin = max(error.first - AROUND, error.last - FRAMES - LONGEST_MESSAGE, 0)
-    return range(begin, min(error.last + AROUND + 1, len(text.splitlines())))
+    lines, last = text.splitlines(), error.last
+    begin = max(error.first - AROUND, last - FRAMES - LONGEST_MESSAGE, 0)
+    for number in range(last + 1, min(error.first + MOST_LINES, len(lines))):
+        if number <= last + AROUND and _LONE.search(split(number, lines[number]).text.strip()):
+            last = number  # several errors in a row are shown together
+    return range(begin, min(last + AROUND + 1, len(lines)))
 
 
 def _exceptions(lines: list[Line]) -> Iterator[RootError]:
@@ -157,6 +163,19 @@ def _message(lines: list[Line], line: Line, first: str) -> tuple[str, int]:
         message.append(after.text.rstrip())
         last = after.number
     return "\n".join(message).strip(), last
+
+
+def _told(lines: list[Line]) -> Iterator[RootError]:
+    """Exceptions that stand alone, without a traceback, and lines at the level of errors."""
+    for line in lines:
+        if line.level in ("DEBUG", "INFO", "WARNING"):
+            continue
+        raised = _RAISED.match(line.text.strip())
+        if raised is not None and _BARE.search(raised["kind"]):
+            message = raised["message"] or ""
+            yield RootError(line.process, raised["kind"], message, line.number, line.number)
+        elif line.level:
+            yield RootError(line.process, "", line.text.strip(), line.number, line.number)
 
 
 def _lone(lines: list[Line]) -> Iterator[RootError]:

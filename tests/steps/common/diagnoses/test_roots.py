@@ -44,3 +44,11 @@ def test_an_excerpt_holds_the_error_whole(case):
 
 def test_of_a_log_without_an_error_nothing_is_shown():
     assert not excerpt("all is well\n0 errors, 0 warnings\n")
+
+
+def test_errors_in_a_row_are_shown_together():
+    lines = ["examined", "error: no driver", "error: no room", "advice: none", "error: no memory"]
+    text = "\n".join([*(f"quiet {n}" for n in range(9)), *lines, *(f"then {n}" for n in range(9))])
+    shown = [text.splitlines()[number] for number in excerpt(text)]
+    assert {line for line in lines if line.startswith("error")} <= set(shown)
+    assert "then 8" not in shown

@@ -14,7 +14,7 @@ from runbook.files import sync_folder
 from runbook.protocol import Context, Item, Reason, StepFailure
 from runbook.remedy import Remedy
 from runbook.steps.common.disk import disk_failure, shortage
-from runbook.steps.common.hub import local, login, room
+from runbook.steps.common.hub import local, login, pins, room
 from runbook.steps.common.hub.download import Download, Tuning
 from runbook.steps.common.hub.inventory import Inventory, Record
 from runbook.steps.common.hub.listing import Entry, Listing
@@ -109,12 +109,22 @@ def _begin(ctx: Context, folder: Path, wanted: dict[str, Any], hub: Source) -> I
     here = Inventory.load(folder)
     if here is not None and here.wanted == wanted:
         here.complete = False
+        pins.keep(ctx.workspace, hub.repo_type, wanted, here.listing.revision)
         return here
-    listing = _list(ctx, wanted, hub)
+    pinned = pins.pinned(ctx.workspace, hub.repo_type, wanted)
+    try:
+        listing = _list(ctx, wanted | {"revision": pinned or wanted["revision"]}, hub)
+    except StepFailure as failure:
+        if pinned and failure.code == "revision_not_found":
+            file = pins.place(ctx.workspace, hub.repo_type, wanted)
+            failure.remedy = f"{pinned} is kept in {file}: remove it to resolve the branch anew"
+        raise
+    pins.keep(ctx.workspace, hub.repo_type, wanted, listing.revision)
     count = f"{len(listing.entries)} files, {listing.bytes} bytes"
     ctx.log(f"{listing.repo} at {listing.revision}: {count}")
     if not COMMIT.fullmatch(wanted["revision"]):
-        kept = f"{wanted['revision']} is now {listing.revision}, and is kept"
+        became = "stays" if pinned else "is now"
+        kept = f"{wanted['revision']} {became} {listing.revision}, and is kept"
         ctx.notice(f"{listing.repo}: {kept}; name that commit in the book to pin it for good")
     fresh = Inventory(wanted, listing)
     if here is not None:

@@ -27,7 +27,8 @@ class Inputs(BaseModel):
     revision: str = Field(
         default="main",
         min_length=1,
-        description="Commit hash; a branch or tag is resolved once and then kept",
+        description="Commit hash; a branch or tag is resolved once and then kept in `pins` of the "
+        "workspace, also if the files are undone",
     )
     files: Files = Field(default=Files(), description="Which files are wanted")
     destination: str | None = Field(

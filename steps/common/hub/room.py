@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runbook.protocol import Context, Reason, StepFailure, Work
 from runbook.steps.common.disk import shortage
-from runbook.steps.common.hub import cache
+from runbook.steps.common.hub import cache, pins
 from runbook.steps.common.hub.inventory import Inventory
 from runbook.steps.common.hub.listing import Entry, Listing
 from runbook.steps.common.hub.parts import trusted_bytes
@@ -36,8 +36,10 @@ def estimate(
             reasons.append(problem)
     if listing is None:
         return tuple(reasons), Work()
-    if not isinstance(ctx.inputs.revision, str) or listing.revision != ctx.inputs.revision:
+    if listing.revision != ctx.inputs.revision:
         message = f"{ctx.inputs.revision} of {listing.repo} is {listing.revision}"
+        if pins.pinned(ctx.workspace, repo_type, vars(ctx.inputs)):
+            message += ", resolved before and kept"
         reasons.append(Reason("revision_resolved", message, severity="info"))
     here = Inventory.load(folder)
     records = here.records if here else {}
@@ -66,7 +68,8 @@ def _ask(ctx: Context, repo_type: str) -> tuple[Listing | None, Reason | None]:
     hub.timeout = PLAN_TIMEOUT
     try:
         given = ctx.inputs
-        return hub.list(given.repo, given.revision, given.files, PLAN_SECONDS), None
+        revision = pins.pinned(ctx.workspace, repo_type, vars(given)) or given.revision
+        return hub.list(given.repo, revision, given.files, PLAN_SECONDS), None
     except Busy as busy:
         return None, Reason("size_unknown", f"the hub gives no listing: {busy}", severity="info")
     except StepFailure as failure:

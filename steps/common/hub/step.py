@@ -57,9 +57,12 @@ class HubFiles:
         acquire(ctx, self.folder(ctx), wanted(ctx), self.repo_type, self.problems)
 
     def undo(self, ctx: Context) -> None:
+        from runbook.steps.common.hub import pins
         from runbook.steps.common.hub.local import remove
 
         folder = self.folder(ctx)
+        if here := Inventory.load(folder):
+            pins.keep(ctx.workspace, self.repo_type, here.wanted, here.listing.revision)
         remove(folder)
         parent = folder.parent
         if not ctx.inputs.destination and parent.is_dir() and not any(parent.iterdir()):

@@ -16,7 +16,7 @@ import pytest
 
 from runbook.protocol import PreconditionNotMet, StepFailure
 from runbook.steps.common import disk
-from runbook.steps.common.hub import acquire
+from runbook.steps.common.hub import acquire, pins
 from runbook.steps.common.hub.parts import FOLDER, paths
 from runbook.steps.publish.repository import Repository
 from runbook.steps.weights import Weights
@@ -202,6 +202,68 @@ def test_branch_is_resolved_once(source, run, tmp_path, folder):
         same = {f.path: f for f in first.files}
         total = sum(f.size for f in second.files if same.get(f.path) != f)
         assert hub.faults.sent == total, "and what both have was not fetched again"
+
+
+def test_what_a_branch_was_outlives_undo_and_other_wishes(source, run, tmp_path, workspace, folder):
+    first = Repository.of(source, "org/tiny")
+    newer = tmp_path / "newer"
+    write_repository(newer, sizes=(50_000, 131_072))
+    second = Repository.of(newer, "org/tiny")
+    with TestHub(first) as hub:
+        run(hub, revision="main")
+        Weights().undo(context(workspace, hub))
+    with TestHub(first) as hub:
+        check = Weights().check(context(workspace, hub, revision="main"))
+        [told] = [r.message for r in check.reasons if r.code == "revision_resolved"]
+        assert first.revision in told and "kept" in told
+    with TestHub(second) as hub:
+        run(hub, revision=second.revision)
+        assert tree(folder) == tree(newer), "a commit that is given goes before"
+    with TestHub(first) as hub:
+        lines = run(hub, revision="main")
+        assert any(f"main stays {first.revision}" in line for line in lines)
+        assert Weights().check(context(workspace, hub)).outputs["revision"] == first.revision
+
+
+def test_a_kept_commit_that_is_gone_says_where_it_is_kept(source, run, tmp_path, workspace, folder):
+    newer = tmp_path / "newer"
+    write_repository(newer, sizes=(50_000, 131_072))
+    with TestHub(Repository.of(source, "org/tiny")) as hub:
+        run(hub, revision="main")
+        Weights().undo(context(workspace, hub))
+    with TestHub(Repository.of(newer, "org/tiny")) as hub:
+        with pytest.raises(StepFailure) as failure:
+            run(hub, revision="main")
+        assert failure.value.code == "revision_not_found"
+        [file] = (workspace / "pins").iterdir()
+        assert str(file) in failure.value.remedy
+        file.unlink()
+        run(hub, revision="main")
+        assert tree(folder) == tree(newer)
+
+
+@pytest.mark.parametrize("content", [b"", b"main", b"\xff" * 40, b"0" * 41, b"a" * 500, None])
+def test_a_pin_that_is_none_is_resolved_anew(content, hub, run, workspace, repository):
+    wanted = {"repo": "org/tiny", "revision": "main"}
+    file = pins.place(workspace, "model", wanted)
+    file.parent.mkdir(parents=True)
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    run(hub, revision="main")
+    assert pins.pinned(workspace, "model", wanted) == repository.revision
+
+
+@pytest.mark.parametrize("revision", ["a/b", "..", "x" * 5000, "ä ö", "refs/pr/1"])
+def test_a_pin_of_any_name_lies_in_its_folder(revision, tmp_path):
+    wanted = {"repo": "o/n", "revision": revision}
+    pins.keep(tmp_path, "dataset", wanted, "a" * 40)
+    pins.keep(tmp_path, "dataset", wanted, "b" * 40)
+    assert pins.pinned(tmp_path, "dataset", wanted) == "a" * 40
+    assert pins.pinned(tmp_path, "model", wanted) is None
+    [file] = (tmp_path / "pins").iterdir()
+    assert file.is_file()
 
 
 def test_only_wanted_files(hub, run, folder):
@@ -484,7 +546,7 @@ def test_undo_leaves_nothing_wherever_a_crash_came(crash_at, hub, run, workspace
         step.apply(ctx)
     run(hub)
     step.undo(ctx)
-    assert list(workspace.iterdir()) == []
+    assert [path.name for path in workspace.iterdir()] == ["pins"]
 
 
 @pytest.mark.parametrize("crash_at", range(0, 40, 3))
@@ -497,7 +559,7 @@ def test_undo_leaves_no_link_wherever_a_crash_came(
     run(hub)
     assert hub.faults.sent == 0
     step.undo(ctx)
-    assert list(workspace.iterdir()) == []
+    assert [path.name for path in workspace.iterdir()] == ["pins"]
 
 
 def test_file_put_there_by_hand_beside_an_unfinished_download_stays(
@@ -525,7 +587,7 @@ def test_undo_of_nothing_and_of_everything(hub, run, folder, workspace):
     step.undo(ctx)
     run(hub)
     step.undo(ctx)
-    assert list(workspace.iterdir()) == []
+    assert [path.name for path in workspace.iterdir()] == ["pins"]
 
 
 def test_cancel_keeps_what_has_arrived(hub, folder, workspace, repository, source, run):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runbook.files import sync_folder
 from runbook.steps.common.hub import untrusted
 from runbook.steps.common.hub.listing import Entry, Listing
 from runbook.steps.common.hub.parts import FOLDER
@@ -24,6 +25,10 @@ from runbook.steps.common.stamp import RESULT, Stamp, mark
 NAME = ".runbook-weights.json"
 KIND = "hub-files"
 JOURNAL = "journal.ndjson"
+SYNC_BYTES = 64 << 20
+"""Bytes of files that may be lines of the journal which a power cut takes."""
+LEAST_BYTES = SYNC_BYTES // 256
+"""What a file counts for at least: 10,000 small ones wait 40 times for the disk, not 10,000."""
 ORIGINS = ("downloaded", "linked", "adopted")
 
 
@@ -55,6 +60,7 @@ class Inventory:
     records: dict[str, Record] = field(default_factory=dict)
     complete: bool = False
     _began: bool = False
+    _unsynced: int = 0
 
     @classmethod
     def load(cls, folder: Path) -> Inventory | None:
@@ -88,14 +94,15 @@ class Inventory:
         (folder / FOLDER / JOURNAL).unlink(missing_ok=True)
 
     def add(self, folder: Path, entry: Entry, record: Record) -> None:
-        """Add a file, durably but for a power cut: then it is one that its user put there."""
+        """Add a file, durably: but for the latest small ones if power is cut, which then are files
+        that the user put there."""
         self.records[entry.path] = record
         said = [record.size, record.mtime_ns, record.origin, record.verified]
-        self._append(folder, [entry.path, str(entry.digest), *said])
+        self._append(folder, [entry.path, str(entry.digest), *said], record.size)
 
     def drop(self, folder: Path, entry: Entry) -> None:
         self.records.pop(entry.path, None)
-        self._append(folder, [entry.path, str(entry.digest)])
+        self._append(folder, [entry.path, str(entry.digest)], SYNC_BYTES)
 
     def unproven(self, folder: Path, verify: str) -> Iterator[Entry]:
         """The files that are missing, changed, or proven by less than is asked for."""
@@ -109,7 +116,7 @@ class Inventory:
             ):
                 yield entry
 
-    def _append(self, folder: Path, line: list[Any]) -> None:
+    def _append(self, folder: Path, line: list[Any], size: int) -> None:
         # A line that a kill cut off is ended by the newline before the next one.
         text = ("" if self._began else "\n") + json.dumps(line) + "\n"
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
@@ -117,8 +124,14 @@ class Inventory:
         file = os.open(folder / FOLDER / JOURNAL, flags, 0o644)
         try:
             os.write(file, text.encode())
+            self._unsynced += max(size, LEAST_BYTES)
+            if self._unsynced >= SYNC_BYTES:
+                self._unsynced = 0
+                os.fsync(file)
         finally:
             os.close(file)
+        if not self._began:
+            sync_folder(folder / FOLDER)
         self._began = True
 
     def _read_journal(self, folder: Path) -> None:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from runbook import logins
 from runbook.errors import PRECONDITION, RunbookError
 
 SHORTEST = 8
@@ -74,7 +75,9 @@ _LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)([^/@\s'\"<>`]*)@", re.IGNORECASE)
 
 class Redactor:
     """Replaces the values of the named environment variables by `[NAME]`, and with them what no
-    document declares: the token of the hub's login and passwords in URLs of the environment.
+    document declares: the token of the hub's login, passwords in URLs of the environment, and in
+    any URL who logs in with which password, by `***`. `given` is plain data: passwords in its URLs
+    are looked for outside of them too.
 
     What is looked for: the value, each of its lines if it has several, and the forms that these
     take in URLs, JSON, Python, base64 (whatever stands before them) and hexadecimal. `feed` works
@@ -82,14 +85,14 @@ class Redactor:
     RunbookError if a value is such that ordinary output would be blanked out.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], given: Any = None) -> None:
         values = {name: value for name in names if (value := os.environ.get(name, ""))}
         for name, value in values.items():
             if why := unfit(value):
                 raise _refused(name, why)
         _named.update(values)
         forms: dict[bytes, bytes] = {}
-        for name, value in (*values.items(), *_undeclared()):
+        for name, value in (*values.items(), *_undeclared(), *_of_urls(given)):
             for form in _forms(value):
                 forms.setdefault(form, f"[{name}]".encode())
         self._forms = forms
@@ -100,27 +103,26 @@ class Redactor:
         self._first = frozenset(form[0] for form in forms)
         self._longest = max(map(len, forms), default=0)
         self._held = b""
-
-    @property
-    def active(self) -> bool:
-        """Whether there is anything to replace."""
-        return self._pattern is not None
+        self._open = b""
 
     def whole(self, data: bytes) -> bytes:
         """Redact data that is complete in itself."""
+        return logins.hide(self._known(data))
+
+    def _known(self, data: bytes) -> bytes:
         if self._pattern is None:
             return data
         return self._pattern.sub(lambda match: self._forms[match[0]], data)
 
     def text(self, text: str) -> str:
-        if self._pattern is None:
+        if self._pattern is None and "@" not in text:
             return text
         errors = _escape(text)
         return self.whole(text.encode(errors=errors)).decode(errors=errors)
 
     def data(self, value: Any) -> Any:
         """Redact every text in plain data, before it is encoded."""
-        if self._pattern is None:
+        if self._pattern is None and not logins.possible(value):
             return value
         if isinstance(value, str):
             return self.text(value)
@@ -132,6 +134,12 @@ class Redactor:
 
     def feed(self, chunk: bytes) -> bytes:
         """Redact the next chunk of a stream; what may belong to a value comes with a later call."""
+        data = self._open + self._feed_known(chunk)
+        start = logins.unended(data)
+        self._open = data[start:]
+        return logins.hide(data[:start])
+
+    def _feed_known(self, chunk: bytes) -> bytes:
         if self._pattern is None:
             return chunk
         data = self._held + chunk
@@ -148,8 +156,8 @@ class Redactor:
 
     def flush(self) -> bytes:
         """The end of the stream."""
-        held, self._held = self._held, b""
-        return self.whole(held)
+        held, self._held, self._open = self._open + self._known(self._held), b"", b""
+        return logins.hide(held)
 
     def _open_end(self, data: bytes, position: int) -> int:
         """Where the first end of `data` begins that more data could make a form."""
@@ -184,6 +192,15 @@ def _undeclared() -> Iterator[tuple[str, str]]:
                 for form in {password, unquote(password)}:
                     if form and not unfit(form):
                         yield name, form
+
+
+def _of_urls(given: Any) -> Iterator[tuple[str, str]]:
+    from urllib.parse import unquote
+
+    for password in logins.passwords(given):
+        for form in {password, unquote(password)}:
+            if not unfit(form):
+                yield "PASSWORD", form
 
 
 def _login_token() -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import runbook
+from runbook import logins
 from runbook.errors import Failure
 from runbook.files import read_sealed, write_sealed
 from runbook.remedy import Remedy
@@ -71,7 +72,9 @@ def compile_book(
             "folder": built.folder,
             "files": {name: _signature(name) for name in built.files},
         }
-        _store(file, {"made_from": made_from, **_pack(compiled)})
+        stored = {"made_from": made_from, **_pack(compiled)}
+        if next(logins.passwords(stored), None) is None:
+            _store(file, stored)
     done: Book = compiled
     return done
 

@@ -33,7 +33,10 @@ class Recorder:
     ) -> None:
         self.book = book
         self.workspace = workspace
-        self.redactor = Redactor(book["secrets"])
+        given = [book["inputs"], *(step["with"] for step in book["steps"])]
+        self.redactor = Redactor(book["secrets"], given)
+        # What is compared later is recorded without a look for passwords outside of URLs.
+        self._lasting = Redactor(book["secrets"])
         self.run: Path | None = None
         self._journal = Journal(self.redactor, listener)
         self.event = self._journal.append
@@ -85,7 +88,7 @@ class Recorder:
     def begun(self, look: Look, attempt: int) -> None:
         """Record what an attempt is asked, before it begins."""
         made = self.made_by(look, attempt)
-        origin = {**_kind(look), "inputs": look.inputs}
+        origin = {**_kind(look), "inputs": self._lasting.data(look.inputs)}
         self.workspace.begun.write(look.step["id"], made, digest(look.fingerprint), origin)
 
     def made_by(self, look: Look, attempt: int) -> str:
@@ -118,7 +121,7 @@ class Recorder:
                 "outputs_digest": known,
                 "made": made,
             },
-            self.redactor,
+            self._lasting,
         )
 
     def supersede(self) -> None:

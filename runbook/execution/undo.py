@@ -6,14 +6,16 @@ says now, which may name another file, leave the step out or not know it any mor
 
 from __future__ import annotations
 
+import json
 import os
 import select
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import runbook
+from runbook import logins
 from runbook.document.registry import load_step
 from runbook.errors import DONE, FAILED
 from runbook.execution.attempt import Attempt
@@ -81,8 +83,11 @@ def _made(book: Book, workspace: Workspace, names: Sequence[str]) -> Iterator[Ma
             continue
         origins = _origins(workspace, name)
         look = looks.get(name)
-        if look is not None and not origins and look.inputs is not None:
-            origins = (Origin(step["uses"], step["folder"], look.inputs),)
+        if look is not None and look.inputs is not None:
+            now = Origin(step["uses"], step["folder"], look.inputs)
+            # No record has the logins of URLs: those of the document hold if all else is the same.
+            written = replace(now, inputs=logins.hidden(look.inputs))
+            origins = tuple(now if one == written else one for one in origins) or (now,)
         if name in recorded or names or (look is not None and look.check.ok):
             yield Made(name, step["uses"], origins)
 
@@ -108,7 +113,8 @@ def _looks(book: Book, workspace: Workspace) -> dict[str, Look]:
     looks = {}
     for step in book["steps"]:
         name = step["id"]
-        if _origins(workspace, name):
+        origins = _origins(workspace, name)
+        if origins and all(logins.MASK not in json.dumps(one.inputs) for one in origins):
             checkpoint = workspace.checkpoint(name)
             outputs = checkpoint["outputs"] if checkpoint is not None else {}
         else:
@@ -136,7 +142,8 @@ def execute(
     stays undone."""
     made = {one.id: one for one in _made(book, workspace, [entry["id"] for entry in entries])}
     run = workspace.new_run()
-    redactor = Redactor(book["secrets"])
+    given = [book["inputs"], *(step["with"] for step in book["steps"])]
+    redactor = Redactor(book["secrets"], given)
     journal = Journal(redactor, listener)
     journal.open(run)
     journal.append(

@@ -55,7 +55,7 @@ def main() -> int:
         _run_step(spec, secrets, pump, print_end, tell_end)
     os.close(print_end)
     os.close(tell_end)
-    code = _pump(child, printed, told, events, log, Redactor(secrets))
+    code = _pump(child, printed, told, events, log, Redactor(secrets, spec["inputs"]))
     if os.getppid() != supervisor:  # nobody else ends what the step left running
         mark = os.environ[MARK]
         stop(lambda: marked(MARK, mark), 2.0)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Literal
 
+from runbook import logins
 from runbook.planning.context import StepContext
 from runbook.planning.planner import View
 from runbook.protocol import Check, Json
@@ -61,7 +62,8 @@ class Look:
             return ()
         if not isinstance(old, dict):
             return ("with",)
-        parts = [p for p, new in self.fingerprint.items() if p != "made" and old.get(p) != new]
+        now = logins.hidden(self.fingerprint)  # as it was recorded
+        parts = [p for p, new in now.items() if p != "made" and old.get(p) != new]
         remade = [] if "needs" in parts else self.remade()
         return (*parts, *(f"{need} (made anew)" for need in remade))
 
@@ -96,7 +98,8 @@ class Look:
             changed=self.changed(),
             outputs_differ=record is not None
             and self.check.ok
-            and record["outputs"] != self.check.outputs,
+            and record["outputs"] != self.check.outputs
+            and record["outputs"] != logins.hidden(self.check.outputs),
             last_attempt=last_attempt,
             begun=self._begun(),
             forced=forced,

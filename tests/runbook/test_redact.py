@@ -117,7 +117,7 @@ def test_values_that_cannot_be_kept_out_are_refused(monkeypatch, value):
 
 def test_a_secret_without_a_value_hides_nothing(monkeypatch):
     monkeypatch.setenv("EMPTY", "")
-    assert not Redactor(["EMPTY", "UNSET"]).active
+    assert Redactor(["EMPTY", "UNSET"])._pattern is None
 
 
 PIECES = [
@@ -175,11 +175,11 @@ def login(tmp_path, monkeypatch):
 def test_the_token_of_the_login_file_is_a_secret_that_nobody_declares(login, monkeypatch):
     assert Redactor([]).text("Bearer hf_of_the_login_file") == "Bearer [HF_TOKEN]"
     login.write_text("short")
-    assert not Redactor([]).active
+    assert Redactor([])._pattern is None
     login.unlink()
-    assert not Redactor([]).active
+    assert Redactor([])._pattern is None
     login.mkdir()
-    assert not Redactor([]).active
+    assert Redactor([])._pattern is None
     monkeypatch.delenv("HF_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", str(login.parent))
     (login.parent / "huggingface").mkdir()
@@ -196,7 +196,7 @@ def test_the_token_of_the_login_file_is_a_secret_that_nobody_declares(login, mon
         ("HTTPS_PROXY", "http://me:pass%40word@proxy:1", "pass%40word", "[HTTPS_PROXY]"),
         ("HTTPS_PROXY", "http://me:pass%40word@proxy:1", "pass@word", "[HTTPS_PROXY]"),
         ("HF_ENDPOINT", "https://me:hubsecret@hub/x", "at https://me:hubsecret@hub/x",
-         "at https://me:[HF_ENDPOINT]@hub/x"),
+         "at https://***@hub/x"),
         ("PIP_EXTRA_INDEX_URL", "https://a https://u:indexsecret@i/", "indexsecret",
          "[PIP_EXTRA_INDEX_URL]"),
         ("NOTES", "http://me:password9@x", "password9", "password9"),
@@ -223,3 +223,44 @@ def test_passwords_of_the_environment_s_urls(name, value, text, redacted, login,
 )
 def test_passwords_are_not_shown(text, shown):
     assert redact.without_password(text) == shown
+
+
+# text, and what is left of it
+LOGINS = {
+    "a password": ("git clone https://u:p@host/x", "git clone https://***@host/x"),
+    "a name alone": ("ssh://git@host/x", "ssh://git@host/x"),
+    "a name alone, with a port": ("ssh://git@host:22/a@b", "ssh://git@host:22/a@b"),
+    "a token": ("https://ghp_0123456789abcdefghij@host", "https://***@host"),
+    "two": ("http://a:b@c,http://d:e@f", "http://***@c,http://***@f"),
+    "escaped": ('{"u":"http:\\/\\/a:b@c"}', '{"u":"http:\\/\\/***@c"}'),
+    "an @ in it": ("ftp://u:a@b@host/", "ftp://***@host/"),
+    "no login": ("http://host:80/ and me@host", "http://host:80/ and me@host"),
+    "hidden already": ("http://***@host", "http://***@host"),
+    "a scheme alone": ("https:", "https:"),
+}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("name", LOGINS)
+def test_logins_in_urls_are_hidden_however_the_text_is_cut(name, size):
+    text, left = LOGINS[name]
+    assert Redactor([]).text(text) == left
+    assert Redactor([]).data({text: [text]}) == {left: [left]}
+    redactor, data = Redactor([]), text.encode()
+    out = [redactor.feed(data[n : n + size]) for n in range(0, len(data), size)]
+    assert b"".join(out) + redactor.flush() == left.encode()
+
+
+def test_a_stream_is_not_held_for_what_cannot_be_a_login():
+    redactor = Redactor([])
+    assert redactor.feed(b"50% at http://host/x") == b"50% at http://host/x"
+    long = b"://" + b"x" * 5000
+    assert redactor.feed(long) == long and redactor.flush() == b""
+
+
+def test_a_password_of_a_given_url_is_hidden_in_all_its_forms():
+    given = {"with": [{"url": "https://me:pa%24%24word-of-me@host/"}]}
+    basic = base64.b64encode(b"me:pa$$word-of-me").decode()
+    for form in ("pa$$word-of-me", "pa%24%24word-of-me", f"Authorization: Basic {basic}"):
+        assert "[PASSWORD]" in Redactor([], given).text(form)
+    assert Redactor([], {"url": "https://u:abc@h"}).text("abc") == "abc", "too short to be told"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import shlex
 import signal
@@ -215,6 +217,73 @@ def test_secrets_never_reach_a_file(cli):
     for path in cli.workspace.rglob("*"):
         if path.is_file():
             assert value not in path.read_text(errors="replace"), path
+
+
+URLS = {
+    "https": "https://robot:{}@example.com/x.git",
+    "a database": "postgresql+psycopg://u:{}@localhost/db",
+    "a token": "https://{}@example.com/",
+    "a token as name": "https://{}:x-oauth-basic@example.com",
+    "without a name": "redis://:{}@localhost:6379/0",
+    "with an @": "ftp://u:p@{}@example.com",
+}
+
+
+@pytest.mark.parametrize("name", URLS)
+def test_a_login_in_a_url_of_the_book_reaches_no_file_and_nobody(cli, name):
+    """The command itself is given it, and so is its undo; a second run finds the same."""
+    password = "s3cr3t-of-the-url-of-a-book"
+    url = URLS[name].format(password)
+    step = {
+        "id": "one",
+        "uses": "command",
+        "with": {
+            "run": 'echo "from $URL as {{ inputs.mirror }}"; printf %s "$URL" | wc -c > made; '
+            'cut -c1-20 made; echo "$URL" | base64 -w0; exit $CODE',
+            "env": {"URL": "{{ inputs.url }}", "CODE": 1, "STATIC": url},
+            "creates": "made",
+            "outputs": {"url": "{{ inputs.url }}", "list": [{"at": url}]},
+            "undo": 'printf %s "{{ inputs.url }}" | wc -c > ../undone',
+        },
+    }
+    declared = {
+        "url": {"type": "string", "default": url},
+        "mirror": {"type": "string", "default": "none"},
+    }
+    book(cli, step, inputs=declared)
+    said = []
+
+    def run(*arguments, code=0):
+        process = cli.run(*arguments, code=code)
+        said.append(process.stdout + process.stderr)
+        return process
+
+    run("plan", "--json")
+    run("run", "--json", "--set", f"mirror={url}", code=1)
+    (cli.workspace / "made").unlink(missing_ok=True)
+    step["with"]["env"]["CODE"] = 0
+    book(cli, step, inputs=declared)
+    run("run", "--json")
+    run("run")
+    again = json.loads(run("run", "--json").stdout.splitlines()[-1])
+    assert [one["decision"] for one in again["steps"]] == ["skip"]
+    assert int((cli.workspace / "made").read_text()) == len(url)
+    for verb in ("status", "check", "plan"):
+        run(verb, "--json")
+        run(verb)
+    run("logs", "one")
+    run("events")
+    run("report", "--output", str(cli.workspace.parent / "report.html"))
+    kept = [p for p in cli.workspace.parent.rglob("*") if p.is_file() and p.name != "book.yaml"]
+    run("destroy", "--yes", "--json")
+    assert int((cli.workspace.parent / "undone").read_text()) == len(url)
+    assert len(kept) > 8
+    kept += [p for p in cli.workspace.parent.rglob("*") if p.is_file() and p.name != "book.yaml"]
+    for text in (*said, *(p.read_text(errors="replace") for p in kept if p.exists())):
+        assert password not in text
+        for word in re.findall("[A-Za-z0-9+/]{16,}", text):
+            assert password.encode() not in base64.b64decode(word[: len(word) // 4 * 4])
+    assert any("***@" in text for text in said)
 
 
 def test_an_undeclared_secret_is_refused(cli):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -38,6 +38,15 @@ Remedies: TypeAlias = str | Remedy | tuple["str | Remedy", ...]
 """A sentence, a command, or several of them."""
 
 
+def joined(remedies: Iterable[Any]) -> Remedies:
+    """Several remedies as one, each once, in their order; they may be plain data."""
+    flat: list[str | Remedy] = []
+    for remedy in map(load, remedies):
+        flat += remedy if isinstance(remedy, tuple) else [remedy]
+    found = tuple(dict.fromkeys(one for one in flat if one))
+    return found[0] if len(found) == 1 else found or ""
+
+
 def dump(remedy: Remedies) -> Any:
     """A remedy as plain data: text as it is, a command as a mapping of its fields, several as a
     list. So it is in journals and in what a worker tells; only answers are rendered."""
@@ -51,7 +60,7 @@ def dump(remedy: Remedies) -> Any:
 
 def load(data: Any) -> Remedies:
     """A remedy from plain data, also from what another release wrote; damaged data is none."""
-    if isinstance(data, str):
+    if isinstance(data, (str, Remedy)):
         return data
     if isinstance(data, Mapping):
         arguments = data.get("arguments", ())

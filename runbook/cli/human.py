@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runbook import units
+from runbook import errors, units
 from runbook.cli import terminal
 
 
@@ -80,7 +80,8 @@ def error_text(error: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def plan(answer: Mapping[str, Any]) -> str:
+def plan(answer: Mapping[str, Any], mending: Mapping[str, str] | None = None) -> str:
+    """`mending`: of steps that will refuse as it is, what is to be done first."""
     rows = []
     for entry in answer["steps"]:
         cost = [units.size(entry["work"]["bytes"])] if entry["work"]["bytes"] else []
@@ -95,10 +96,12 @@ def plan(answer: Mapping[str, Any]) -> str:
     lines = [heading(answer), terminal.table(rows), *_total(answer)]
     for entry in answer["steps"]:
         if entry["approve"]:
-            approve = f"--approve {entry['id']}"
-            lines.append(
-                terminal.hanging(f"{entry['id']} asks: {entry['approve']}  ({approve})", 0)
-            )
+            lines.append(terminal.hanging(f"{entry['id']} asks: {entry['approve']}", 0))
+    asking = [f"--approve {entry['id']}" for entry in answer["steps"] if entry["approve"]]
+    if asking and answer["ok"]:
+        lines.append(f"to approve: {' '.join([answer['next'][-1], *asking])}")
+    for name, remedy in (mending or {}).items():
+        lines.append(terminal.hanging(f"remedy for {name}: {remedy}", 0))
     if answer["unset_secrets"]:
         lines.append(unset(answer["unset_secrets"]))
     return "\n".join(lines)
@@ -147,12 +150,36 @@ def status(answer: Mapping[str, Any]) -> str:
         rows.append((entry["id"], entry["state"], ago(entry["since"]), detail))
     lines = [heading(answer), terminal.table(rows)]
     if answer["run"] is not None:
-        lines.append(f"run {answer['run']['id']}: {answer['run']['state']}")
+        lines.append(f"run {answer['run']['id']}: {_state(answer['run'])}")
     if answer["served"]:
         lines.append(served(answer["served"]))
     failed = [e for e in answer["steps"] if e["error"] and e["state"] != "satisfied"]
     lines += [error_text({**entry["error"], "step": entry["id"]}) for entry in failed]
     return "\n".join(lines)
+
+
+ENDS = {
+    errors.DONE: "finished",
+    errors.APPROVAL: "waits for approval",
+    errors.CANCELLED: "cancelled",
+    errors.SIGINT: "stopped (SIGINT)",
+    errors.SIGTERM: "stopped (SIGTERM)",
+    129: "stopped (SIGHUP)",
+}
+
+
+def _state(run: Mapping[str, Any]) -> str:
+    """The state of a run in words; of a finished one, how it ended."""
+    if run["state"] != "finished":
+        return str(run["state"])
+    return ENDS.get(run["exit_code"], f"failed (exit code {run['exit_code']})")
+
+
+def following(answer: Mapping[str, Any]) -> list[str]:
+    """The commands to call then that no remedy names, a line each."""
+    remedies = [entry["error"]["remedy"] for entry in answer["steps"] if entry["error"]]
+    named = {word for remedy in remedies for word in (remedy, *remedy.split("`")[1::2])}
+    return [f"next: {command}" for command in answer["next"] if command not in named]
 
 
 def logs(answer: Mapping[str, Any]) -> str:

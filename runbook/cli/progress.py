@@ -47,7 +47,10 @@ class Lines:
             again = event.get("retry_in")
             note = f"; again in {units.duration(again)}" if again is not None else ""
             took = units.duration(event["seconds"])
-            self.line(step, "failed", took, event["error"]["message"] + note)
+            if event["error"]["code"] == "cancelled":
+                self.line(step, "cancelled", took, event["error"]["cause"])
+            else:
+                self.line(step, "failed", took, event["error"]["message"] + note)
 
     def line(self, step: str, state: str, took: str, detail: str) -> None:
         detail = terminal.hanging(detail, self.width + 27)

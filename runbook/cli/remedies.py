@@ -62,12 +62,19 @@ class Renderer:
         if isinstance(remedy, str):
             return _COMMAND.sub(lambda found: f"`{self._given(found[1])}`", remedy)
         if isinstance(remedy, tuple):
-            return "; ".join(said for part in remedy if (said := self.text(part, step)))
+            parts = [said for part in remedy if (said := self.text(part, step))]
+            bare = (f"`{said}`" if said.startswith("runbook ") else said for said in parts)
+            return "; ".join(bare) if len(parts) > 1 else "".join(parts)
         command = self.command(remedy, step)
         if command is None:
             return remedy.otherwise or _without(remedy)
         quoted = command if remedy.text == COMMAND else f"`{command}`"
         return remedy.text.replace(COMMAND, quoted)
+
+    def commands(self, remedy: Remedies, step: str = "") -> list[str]:
+        """The complete commands that a remedy names."""
+        said = self.text(remedy, step)
+        return [said] if said.startswith("runbook ") else _COMMAND.findall(said)
 
     def command(self, remedy: Remedy, step: str = "") -> str | None:
         """The complete command; None where the book has no such step or no such input."""

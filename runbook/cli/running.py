@@ -14,7 +14,7 @@ from runbook.cli.completing import steps as complete_steps
 from runbook.cli.following import SETTLED, after_run, continuing
 from runbook.cli.options import selecting, selection, verb
 from runbook.cli.target import Target
-from runbook.remedy import Remedies, Remedy, load
+from runbook.remedy import Remedies, Remedy, joined
 
 JOBS = 2
 
@@ -42,12 +42,33 @@ def plan(target: Target, chosen: Mapping[str, Any], deep: bool, use_exit_code: b
     chosen_steps = select(target.book["steps"], **chosen)
     body = make_plan(target.book, target.workspace, chosen_steps, deep)
     body["unset_secrets"] = target.unset_secrets()
+    mending = _mending(target, body)
+    first = [command for told in mending.values() for command in told[1]]
     if (refusal := _refusal(target, body)) is not None:
-        target.say(target.answer(False, body, error=refusal, next=[]), human.plan)
+        target.say(target.answer(False, body, error=refusal, next=first), human.plan)
         return errors.PRECONDITION
     follow = Remedy("run", tuple(selecting(chosen))) if body["would_run"] else Remedy("status")
-    target.say(target.answer(True, body, next=[follow]), human.plan)
+    answer = target.answer(True, body, next=[*first, follow])
+    said = {step: told[0] for step, told in mending.items()}
+    target.say(answer, lambda a: human.plan(a, said))
     return errors.WORK_FOUND if use_exit_code and body["would_run"] else errors.DONE
+
+
+def _mending(target: Target, body: Mapping[str, Any]) -> dict[str, tuple[str, list[str]]]:
+    """Of each step that is to run although its check proposes what mends it first: the remedy in
+    words, and the commands that it names."""
+    found = {}
+    for step in body["steps"]:
+        if step["decision"] in ("run", "unmet") and (remedy := _remedies(step)):
+            name = step["id"]
+            told = target.renderer
+            found[name] = told.text(remedy, name), told.commands(remedy, name)
+    return found
+
+
+def _remedies(step: Mapping[str, Any]) -> Remedies:
+    """All that mends a step, by the reasons that are errors."""
+    return joined(r["remedy"] for r in step["reasons"] if r["severity"] == "error")
 
 
 def _refusal(target: Target, body: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -57,8 +78,7 @@ def _refusal(target: Target, body: Mapping[str, Any]) -> dict[str, Any] | None:
         if step["decision"] == "unmet" and "upstream" in codes:
             reason = next(r for r in step["reasons"] if r["severity"] == "error")
             message = f"step {step['id']} refuses: {reason['message']}"
-            remedy: Remedies = load(reason["remedy"]) or ""
-            told = target.renderer.text(remedy, step["id"])
+            told = target.renderer.text(_remedies(step), step["id"])
             return errors.error_dict(reason["code"], message, remedy=told)
     return None
 
@@ -88,7 +108,7 @@ def check(target: Target, steps: tuple[str, ...], deep: bool) -> int:
     first = next((entry for entry in unmet if entry["state"] == "unmet"), unmet[0])
     reason = first["reasons"][0]
     mend = Remedy("run", tuple(mending))
-    remedy: Remedies = load(reason["remedy"]) or mend
+    remedy = _remedies(first) or mend
     error = errors.error_dict(
         "unmet",
         f"{len(unmet)} of {len(body['steps'])} steps do not hold: "

@@ -10,7 +10,7 @@ import click
 
 from runbook import errors
 from runbook.cli import envelope, served, terminal
-from runbook.cli.following import WAIT, after_status, continuing
+from runbook.cli.following import SETTLED, WAIT, after_status, continuing
 from runbook.cli.options import verb
 from runbook.cli.target import Target
 from runbook.errors import error_dict
@@ -26,7 +26,12 @@ def status(target: Target) -> None:
     from runbook.cli import human
 
     body = _read(target)
-    target.say(target.answer(True, body, next=after_status(body)), human.status)
+    working = body["run"] is not None and body["run"]["state"] == "running"
+    told = working or all(entry["state"] in SETTLED for entry in body["steps"])
+    answer = target.answer(True, body, next=after_status(body))
+    target.say(
+        answer, lambda a: "\n".join([human.status(a), *([] if told else human.following(a))])
+    )
 
 
 def _read(target: Target) -> dict[str, Any]:

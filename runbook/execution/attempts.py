@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runbook.errors import FAILED, PRECONDITION, error_dict
-from runbook.execution.outcome import Outcome
+from runbook.execution.outcome import Outcome, stopped
 from runbook.execution.recording import Recorder
 from runbook.files import read_regular
 from runbook.planning.look import Look
@@ -138,11 +138,10 @@ class Attempts:
             if attempt.result is not None and attempt.result["type"] == "result":
                 self._conclude(attempt, left)
                 continue
-            by = self.outcome.stopped_by
             error = error_dict(
                 "cancelled",
                 "cancelled",
-                cause=signal.Signals(by).name if by else "",
+                cause=stopped(self.outcome.stopped_by),
                 remedy=CONTINUES,
                 retryable=True,
                 log=str(attempt.log),

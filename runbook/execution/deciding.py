@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from runbook.errors import FAILED, PRECONDITION, error_dict
@@ -12,6 +12,7 @@ from runbook.planning.evaluate import BROKEN, Evaluator
 from runbook.planning.look import Look
 from runbook.planning.planner import Decision, decide
 from runbook.protocol import Check, Reason, StepFailure
+from runbook.remedy import joined
 from runbook.state import recorded
 from runbook.state.history import last_attempt
 
@@ -98,9 +99,11 @@ class Decider:
         if name not in self.approved:
             return "nobody approved it"
         asked = recorded.asked(self.evaluator.workspace.state).get(name, "")
-        wanted = self.approved[name] or asked
-        if wanted in ("", recorded.question_digest(question)):
+        given, now = self.approved[name], recorded.question_digest(question)
+        if (given or asked or now) == now:
             return ""
+        if given and given != asked:
+            return f"{given} is not the digest of the question, which is {now}"
         return "the step asks something else now than what was approved"
 
     def _foresee(self, first: str) -> bool:
@@ -116,7 +119,7 @@ class Decider:
             if refusals:
                 self._refused.append(name)
                 code = FAILED if refusals[0].code in BROKEN else PRECONDITION
-                self._fail(step, reasons, refusals[0], code)
+                self._fail(step, reasons, code)
         return bool(self._refused)
 
     def block(self, step: Step, blockers: list[str]) -> None:
@@ -148,11 +151,17 @@ class Decider:
     def _refuse(self, look: Look) -> None:
         """A step whose inputs cannot be rendered or validated, or whose check is broken, fails
         without an attempt."""
-        self._fail(look.step, look.check.reasons, look.check.reasons[0], FAILED)
+        self._fail(look.step, look.check.reasons, FAILED)
 
-    def _fail(self, step: Step, reasons: Collection[Reason], first: Reason, code: int) -> None:
+    def _fail(self, step: Step, reasons: Sequence[Reason], code: int) -> None:
         name = step["id"]
-        where = f"{self.record.book['source']}:{step['line']}"
-        error = error_dict(first.code, first.message, remedy=first.remedy, where=where)
+        errors = [reason for reason in reasons if reason.severity == "error"] or reasons
+        error = error_dict(
+            errors[0].code,
+            errors[0].message,
+            cause="\n".join(reason.message for reason in errors[1:]),
+            remedy=joined(reason.remedy for reason in errors),
+            where=f"{self.record.book['source']}:{step['line']}",
+        )
         self.record.event("attempt.failed", step=name, attempt=0, seconds=0.0, error=error)
         self.outcome.end(name, "failed", "run", reasons, error=error, exit_code=code)

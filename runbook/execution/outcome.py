@@ -9,7 +9,7 @@ from typing import Any
 from runbook.errors import APPROVAL, CANCELLED, DONE, FAILED, PRECONDITION, error_dict
 from runbook.planning.planner import Selection
 from runbook.protocol import Reason
-from runbook.remedy import Remedy, load
+from runbook.remedy import Remedy, joined
 from runbook.state.recorded import approvals
 
 # The signal that `runbook cancel` sends, to be told apart from SIGTERM by init or a shell.
@@ -17,6 +17,13 @@ CANCEL_SIGNAL = signal.SIGUSR1
 STOP_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, CANCEL_SIGNAL: CANCELLED}
 SETTLED = frozenset({"satisfied", "inactive"})
 ENDED = frozenset({"failed", "blocked", "waiting", "unmet", "cancelled"})
+
+
+def stopped(by: int) -> str:
+    """What stopped a run, in words; "" if no signal did."""
+    if by == CANCEL_SIGNAL:
+        return "cancelled by `runbook cancel`"
+    return f"stopped by the signal {signal.Signals(by).name}" if by else ""
 
 
 class Outcome:
@@ -62,17 +69,18 @@ class Outcome:
             return error_dict(
                 "cancelled",
                 "the run was stopped before its end",
-                cause=signal.Signals(self.stopped_by).name,
+                cause=stopped(self.stopped_by),
                 remedy=Remedy("run", text="{command} continues"),
                 retryable=True,
             )
         if unmet := self.of_state("unmet"):
-            reason = unmet[0]["reasons"][0]
+            reasons = unmet[0]["reasons"]
             return error_dict(
                 "needs_unmet",
-                f"step {unmet[0]['id']} is not done: {reason['message']}",
+                f"step {unmet[0]['id']} is not done: {reasons[0]['message']}",
                 cause="it is outside the selected steps, which need it",
-                remedy=load(reason["remedy"]) or Remedy("run", ("--until", self.lacking())),
+                remedy=joined(reason["remedy"] for reason in reasons)
+                or Remedy("run", ("--until", self.lacking())),
                 step=unmet[0]["id"],
             )
         if waiting := self.of_state("waiting"):

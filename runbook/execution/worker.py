@@ -25,7 +25,7 @@ from runbook.planning.facts import Facts
 from runbook.process import MARK, marked, stop
 from runbook.protocol import Cancelled, Hooks, StepFailure
 from runbook.redact import Redactor
-from runbook.remedy import dump
+from runbook.remedy import dump, joined
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 PROGRESS_INTERVAL = 0.1
@@ -239,7 +239,7 @@ def _apply(spec: dict[str, Any], secrets: frozenset[str], tell: Any) -> dict[str
             "the step ended without an error, but its check does not hold",
             code="not_verified",
             cause="; ".join(r.message for r in errors),
-            remedy=next((r.remedy for r in errors if r.remedy), ""),
+            remedy=joined(r.remedy for r in errors),
             reasons=check.reasons,
         )
     if len(json.dumps(dict(check.outputs))) > LARGEST_OUTPUTS:

@@ -72,7 +72,9 @@ def test_a_plan_shows_what_is_not_known_yet_as_such(cli):
     assert "publish asks: It asks for approval" in cli.run("plan").stdout
     cli.json("run", "--until", "count")
     assert cli.json("plan")["steps"][2]["approve"] == "Publish 1 lines?"
-    assert "publish asks: Publish 1 lines?  (--approve publish)" in cli.run("plan").stdout
+    told = cli.run("plan").stdout
+    assert "publish asks: Publish 1 lines?\n" in told
+    assert f"to approve: runbook run {cli.book} --approve publish\n" in told
 
 
 def test_a_total_says_of_what_it_does_not_know(cli):
@@ -187,3 +189,32 @@ def test_a_name_that_is_a_book_and_a_step_is_ambiguous(cli):
     assert answer["error"]["code"] == "ambiguous"
     _, verb, *arguments = shlex.split(answer["next"][0])
     assert cli.json(verb, *arguments)["step"] == "rehearsal"
+
+
+def test_a_plan_names_what_mends_a_step_that_will_refuse(cli):
+    remedy = "free memory; without it, `runbook run rehearsal`"
+    (cli.home / "short.py").write_text(
+        "from runbook.protocol import Check, Model, PreconditionNotMet, Reason\n"
+        "from pydantic import BaseModel\n\n"
+        "class Inputs(BaseModel):\n    pass\n\n"
+        "class Short:\n    version = '1'\n    Inputs = Outputs = Inputs\n\n"
+        "    def check(self, ctx):\n"
+        f"        return Check.unsatisfied(Reason('memory', 'too little', {remedy!r}),\n"
+        "            Reason('disk', 'too small', 'free some'))\n\n"
+        "    def apply(self, ctx):\n        raise PreconditionNotMet('too little')\n"
+    )
+    cli.book = write_book(cli.home, {"id": "look", "uses": "short.py:Short"}, {"id": "make"})
+    assert cli.json("plan")["next"] == ["runbook run rehearsal", f"runbook run {cli.book}"]
+    assert f"remedy for look: {remedy}; free some\n" in cli.run("plan").stdout
+
+
+def test_a_status_says_how_the_run_ended_and_what_one_calls_then(cli):
+    cli.book = write_book(cli.home, {"id": "one", "approve": "Go?"})
+    assert f"next: runbook run {cli.book}\n" in cli.run("status").stdout
+    answer = cli.json("run", code=5)
+    told = cli.run("status").stdout
+    assert f"run {answer['run']}: waits for approval\n" in told
+    assert f"next: {answer['next'][0]}\n" in told
+    cli.json("run", "--yes")
+    told = cli.run("status").stdout
+    assert ": finished\n" in told and "next:" not in told

@@ -30,8 +30,10 @@ def told(case) -> None:
             lines.checked(entry, case["deep"])
     elif case["kind"] == "error":
         envelope.print_error(case["error"], case["next"])
+    elif case["kind"] == "plan":
+        terminal.say(human.plan(case["answer"], case["mending"]))
     else:
-        shown = {"plan": human.plan, "status": human.status, "destroy": human.undone}
+        shown = {"status": human.status, "destroy": human.undone}
         terminal.say(shown[case["kind"]](case["answer"]))
 
 

@@ -147,6 +147,8 @@ def test_an_approval_is_of_the_question_that_was_asked(asking):
     other = asking.json("run", "--set", "word=three", "--approve", "send", code=5)
     assert "Send three?" in other["error"]["message"]
     assert "something else" in other["error"]["cause"]
+    wrong = asking.json("run", "--approve", "send=deadbeef", code=5)
+    assert wrong["error"]["cause"].startswith("deadbeef is not the digest of the question")
     assert obey(asking, first["next"][0], code=5)["error"]["code"] == "approval", "it is outdated"
     assert other["error"]["remedy"] == other["next"][0]
     obey(asking, other["next"][0])

@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from runbook.cli.remedies import Renderer
-from runbook.remedy import Remedy, dump, load
+from runbook.remedy import Remedy, dump, joined, load
 
 STEPS = [
     {"id": "fetch", "uses": "weights"},
@@ -45,6 +45,8 @@ def renderer():
             "",
             "`runbook wait x` to wait; or go",
         ),
+        ((Remedy("wait"), "or go"), "", "`runbook wait x`; or go"),
+        ((Remedy("wait"),), "", "runbook wait x"),
         # Without a command that would do, never a wrong one.
         (
             Remedy("run", ("--from", "{step}"), kind="mtp", text="{command}, or set `y: null`"),
@@ -103,3 +105,30 @@ def test_every_remedy_of_an_answer_is_rendered_for_its_step_and_nothing_else(ren
 )
 def test_a_damaged_remedy_is_none(damaged):
     assert not load(damaged)
+
+
+@pytest.mark.parametrize(
+    ("given", "one"),
+    [
+        ([], ""),
+        (["", ""], ""),
+        (["a", "", "a"], "a"),
+        ([Remedy("run"), dump(Remedy("run"))], Remedy("run")),
+        (["a", ("b", "a"), ["c"]], ("a", "b", "c")),
+    ],
+)
+def test_several_remedies_are_one_that_has_each_once(given, one):
+    assert joined(given) == one
+
+
+@pytest.mark.parametrize(
+    ("remedy", "named"),
+    [
+        ("free some", []),
+        (Remedy("run"), ["runbook run x"]),
+        ("without a GPU, `runbook run rehearsal`", ["runbook run rehearsal"]),
+        ((Remedy("wait"), Remedy("cancel")), ["runbook wait x", "runbook cancel x"]),
+    ],
+)
+def test_the_commands_that_a_remedy_names(renderer, remedy, named):
+    assert renderer.commands(remedy) == named

@@ -203,7 +203,11 @@ def test_cancel_stops_a_run_with_exit_8(cli):
     process.communicate(timeout=20)
     assert process.returncode == 8
     assert session_members(started["process"]["pid"]) == []
-    assert cli.json("wait", code=8)["error"]["code"] == "cancelled"
+    ended = cli.json("wait", code=8)
+    assert ended["error"]["code"] == "cancelled"
+    for error in (ended["error"], step_of(ended, "one")["error"]):
+        assert error["cause"] == "cancelled by `runbook cancel`"
+    assert f"run {answer['run']}: cancelled\n" in cli.run("status").stdout
     assert cli.json("cancel")["cancelled"] is False
 
 

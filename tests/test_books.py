@@ -262,6 +262,15 @@ def test_the_flagship_asks_before_it_downloads(tmp_path):
     assert book["secrets"] == ["HF_TOKEN"]
 
 
+@pytest.mark.parametrize("name", ["deepseek-v4-flash", "mtp-head", "rehearsal"])
+def test_no_question_says_that_a_download_of_unknown_size_is_none(name, tmp_path):
+    work = {"bytes": 0, "seconds": 0, "disk": 0}
+    for step in compiled(name, tmp_path)["steps"]:
+        if step["approve"] is not None:
+            question = template.render(step["approve"], {"check": {"work": work}})
+            assert "0 B" not in question and "\n" not in question
+
+
 @pytest.mark.parametrize("prompts", ["", "/p/prompts.jsonl"])
 def test_mtp_head(tmp_path, prompts):
     book = compiled("mtp-head", tmp_path, base="owner/base", prompts=prompts)

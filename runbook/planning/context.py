@@ -13,6 +13,7 @@ from typing import IO, Any, TextIO
 
 from runbook.files import home
 from runbook.protocol import Item, StepFailure
+from runbook.remedy import Remedy
 
 Progress = Callable[[Mapping[str, Any]], None]
 """Takes `done`, `total`, `unit`, `message` and `items`, as plain data."""
@@ -141,7 +142,7 @@ class StepContext:
             f"{Path(command[0]).name} failed with {ended}",
             code="command_failed",
             cause="\n".join(tail),
-            remedy="read the log for what came before",
+            remedy=Remedy("logs", ("{step}", "--errors")),
         )
 
     def _lines(self, output: IO[str]) -> Iterator[str]:

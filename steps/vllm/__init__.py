@@ -1,19 +1,19 @@
-"""Step `vllm`: a patched vLLM, built once per content and installed in an environment of its own.
+"""Step `vllm`: a vLLM, patched or stock, built once per content, in an environment of its own.
 
 `mode: wheel` patches the Python sources of a published wheel, `mode: source` compiles a pinned
-source; both apply the series of `target` whole or not at all and end in `<workspace>/venv`.
+source; both apply `series` whole or not at all, if there is one, and end in `<workspace>/venv`.
 Importing this module costs little: `check` runs in each no-op.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from runbook.protocol import Check, Context, Json, Model, Reason, Work
+from runbook.protocol import Check, Context, Json, Model, Reason, StepFailure, Work
 from runbook.steps.common.stamp import RESULT, Stamp, marks
 from runbook.steps.common.vllm_release import Release, load_release, lock_path
 from runbook.steps.vllm import environment
@@ -27,7 +27,7 @@ _SECONDS = 60.0
 
 
 class Vllm:
-    version = "1"
+    version = "2"
     Inputs = Model("runbook.steps.vllm.models:Inputs")
     Outputs = Model("runbook.steps.vllm.models:Outputs")
 
@@ -35,7 +35,21 @@ class Vllm:
         lock = lock_path(inputs.target, inputs.lock)
         release = load_release(lock)
         build = [release.build_requirements] if release.build_requirements else []
-        return [*_series_files(inputs.target), lock, release.requirements, *build]
+        return [*_series_files(inputs.series), lock, release.requirements, *build]
+
+    def foresee(
+        self, given: Mapping[str, Json], unknown: Collection[str], facts: Mapping[str, Any]
+    ) -> Iterable[Reason]:
+        """A release or series that there is not."""
+        from runbook.steps.vllm.known import require
+
+        names = ("target", "series", "lock")
+        target, series, lock = (given.get(name) for name in names)
+        if isinstance(target, str) and not any(name in unknown for name in names):
+            try:
+                require(target, str(series or ""), None if lock is None else str(lock))
+            except StepFailure as failure:
+                yield Reason(failure.code, failure.message, failure.remedy)
 
     def check(self, ctx: Context) -> Check:
         folder = ctx.workspace / environment.LINK
@@ -123,7 +137,7 @@ def origin(inputs: SimpleNamespace, release: Release) -> dict[str, Json]:
     """What a build is made from, as digests: what `check` compares with the stamp's."""
     return {
         "mode": inputs.mode,
-        "patches": _digest(_series_files(inputs.target)),
+        "patches": _digest(_series_files(inputs.series)),
         "lock": _digest([release.path]),
         "requirements": _digest([release.requirements]),
         "python": release.python(inputs.python),
@@ -175,9 +189,9 @@ def _outputs(workspace: Path, stamp: Stamp) -> dict[str, Json]:
     }
 
 
-def _series_files(target: str) -> list[Path]:
+def _series_files(series: str) -> list[Path]:
     try:
-        return files_of(target)
+        return files_of(series) if series else []
     except SeriesError as error:
         raise series_failure(error) from error
 

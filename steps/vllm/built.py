@@ -1,4 +1,4 @@
-"""A patched wheel, as both ways of building give it."""
+"""The wheel to install, as both ways of building give it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VERSION_FILE = f"{NAME}/_version.py"
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A patched wheel. `files` are the installed paths that the series changed or made."""
+    """A wheel to install. `files` are the installed paths that the series changed or made."""
 
     path: Path
     sha256: str
@@ -31,8 +31,9 @@ class Built:
 
 
 def version_of(public: str, local: str, series: Series) -> str:
-    """The version of a patched build: `local` (such as `cpu.mtp`), then the digest's start."""
-    return f"{public}+{local}.{series.short_digest}"
+    """The version of a patched build: `local` (such as `cpu.mtp`), then the digest's start. A stock
+    release keeps its own."""
+    return public if not series.patches else f"{public}+{local}.{series.short_digest}"
 
 
 def touched(series: Series, wheel: Wheel) -> tuple[str, ...]:

@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from runbook.protocol import StepFailure
+from runbook.steps.vllm.known import require
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -14,11 +17,15 @@ class Inputs(BaseModel):
 
     mode: Literal["wheel", "source"] = Field(
         "wheel",
-        description="`wheel`: patch the published wheel. `source`: compile the pinned source.",
+        description="`wheel`: the published wheel. `source`: compile the pinned source.",
     )
     target: str = Field(
-        description="The patch series: a folder of steps/vllm/patches, or the path of one's own.",
-        min_length=1,
+        description="The vLLM release, such as 0.33.0 or 0.32.0-cpu.", pattern=r"^[^/\x00]+$"
+    )
+    series: str = Field(
+        "",
+        description="The patch series to apply: a folder of steps/vllm/patches by name, or the "
+        "path of one's own. Empty: the stock release, as it is published.",
     )
     lock: str | None = Field(
         None,
@@ -37,6 +44,19 @@ class Inputs(BaseModel):
     def _source_given(self) -> Inputs:
         if (self.mode == "source") != (self.source is not None):
             raise ValueError("`source` goes with `mode: source`, and only with it")
+        return self
+
+    @model_validator(mode="after")
+    def _there(self) -> Inputs:
+        """A release or series that does not exist is known before any step has run. What is of
+        wrong form is the step's own to tell, with its remedy."""
+        try:
+            require(self.target, self.series, self.lock)
+        except StepFailure as failure:
+            if failure.code not in ("lock_missing", "series_missing", "release_not_supported"):
+                return self
+            said = f"{failure.message}; {failure.cause}" if failure.cause else failure.message
+            raise ValueError(said) from failure
         return self
 
 
@@ -75,15 +95,17 @@ class Source(BaseModel):
 class Outputs(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    wheel: str = Field(description="Path of the patched wheel.")
-    wheel_sha256: Sha256 = Field(description="SHA-256 of the patched wheel.")
+    wheel: str = Field(description="Path of the wheel that was installed.")
+    wheel_sha256: Sha256 = Field(description="SHA-256 of that wheel.")
     python: str = Field(description="Path of the environment's interpreter.")
     vllm: str = Field(description="Path of the environment's `vllm` program.")
-    vllm_version: str = Field(description="Version of the patched build, with its local part.")
+    vllm_version: str = Field(description="Its version; that of a patched build has a local part.")
     environment_variables: list[str] = Field(
         description="The environment variables named VLLM_* that this vLLM knows, sorted."
     )
-    patch_digest: Sha256 = Field(description="Digest of the patch series that was applied.")
+    patch_digest: Sha256 = Field(
+        description="Digest of the patch series that was applied; of a stock release, of nothing."
+    )
 
 
 Inputs.model_rebuild()

@@ -1,4 +1,4 @@
-"""Build a patched vLLM from its published wheel."""
+"""vLLM from its published wheel, patched or as it is."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from runbook.steps.vllm import repack as repacking
 from runbook.steps.vllm.built import NAME, VERSION_FILE, Built, drifted, from_cache_or, version_of
 from runbook.steps.vllm.metadata import edit_version
 from runbook.steps.vllm.patching.examine import SeriesConflict, patched
-from runbook.steps.vllm.patching.series import Series, load
+from runbook.steps.vllm.patching.series import Series, load_or_stock
 
 
 def build_wheel(ctx: Context, release: Release) -> Built:
-    """Patch the published wheel. Only Python sources change, so nothing is compiled."""
-    series = load(ctx.inputs.target)
+    """Patch the published wheel; only Python sources change, so nothing is compiled. A stock
+    release is the published wheel itself, unless the lock renames it or drops requirements: then
+    its metadata change and nothing else."""
+    series = load_or_stock(ctx.inputs.series)
     series.require_release(release.version)
+    if not series.patches and release.distribution == NAME and not release.drop_requirements:
+        path = base_wheel(ctx, Store(ctx.cache), release)
+        return Built(path, release.wheel().sha256, release.version, series, ())
     version = version_of(release.version, release.local, series)
     key = key_of(
         {
@@ -72,7 +77,10 @@ def _repack(
             stated = changes.get(VERSION_FILE) or source.need(VERSION_FILE)
             changes[VERSION_FILE] = edit_version(stated, version)
             out = staging / str(name)
-            ctx.log(f"patch {base.name}: {len(series.patches)} patches, {len(changes)} files")
+            if series.patches:
+                ctx.log(f"patch {base.name}: {len(series.patches)} patches, {len(changes)} files")
+            else:
+                ctx.log(f"{base.name} as published, with the name and requirements of its lock")
             with out.open("wb") as file:
                 repacking.repack(
                     source,

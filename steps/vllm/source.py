@@ -33,14 +33,14 @@ from runbook.steps.vllm.built import (
 from runbook.steps.vllm.compile import compile_wheel
 from runbook.steps.vllm.metadata import edit_version
 from runbook.steps.vllm.patching.examine import SeriesConflict, patched
-from runbook.steps.vllm.patching.series import Series, load
+from runbook.steps.vllm.patching.series import Series, load_or_stock
 
 RECIPE = "1"
 
 
 def build_source(ctx: Context, release: Release) -> Built:
     source: dict[str, Any] = ctx.inputs.source
-    series = load(ctx.inputs.target)
+    series = load_or_stock(ctx.inputs.series)
     series.require_release(source["version"])
     python = release.python(ctx.inputs.python)
     version = version_of(source["version"], release.local, series)

@@ -51,9 +51,9 @@ _REMEDIES: dict[str, str | Remedy] = {
     "series_missing": Remedy(
         "patches", text="name a shipped target ({command} lists them), or the path of your own"
     ),
-    "release_not_supported": "name the series of this release, or a lock of the series' own; or, "
-    "once the series was proven on this release, add it to `releases` in series.yaml",
-    "series_without_effect": "use the release as it is published: it needs no patch",
+    "release_not_supported": "name the series of this release, or a release of the series' own; "
+    "or, once the series was proven on this release, add it to `releases` in series.yaml",
+    "series_without_effect": "leave `series` out: the release needs no patch",
     "series_malformed": "correct the series; steps/vllm/patches/README.md describes its form",
 }
 

@@ -30,7 +30,7 @@ TARGET = "0.32.0-cpu"
 
 
 def context(folder: Path) -> StepContext:
-    values = Vllm.Inputs(mode="wheel", target=TARGET).model_dump()
+    values = Vllm.Inputs(mode="wheel", target=TARGET, series=TARGET).model_dump()
     folder.mkdir(parents=True)
     return StepContext("build", SimpleNamespace(**values), folder, cache=default_cache())
 

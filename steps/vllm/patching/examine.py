@@ -113,12 +113,14 @@ def examine(series: Series, read: Read, version: str) -> Examination:
 
 
 def patched(series: Series, read: Read, version: str) -> Mapping[str, bytes | None]:
-    """What changes when the series is applied; empty if it is applied already.
+    """What changes when the series is applied; empty if it is applied already, or has no patch.
 
     Raises `SeriesError` if the release is none of the series' or no patch is needed in it, and
     `SeriesConflict` if any of its patches is in conflict.
     """
     series.require_release(version)
+    if not series.patches:
+        return {}
     found = examine(series, read, version)
     if found.conflicts:
         raise SeriesConflict(series, found.findings)

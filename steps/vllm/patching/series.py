@@ -11,7 +11,7 @@ from typing import Any
 
 from runbook.steps.vllm.patching.parser import DiffError
 from runbook.steps.vllm.patching.patch import UNKNOWN, Patch, need_keys, read_patch
-from runbook.steps.vllm.target import LISTING, SeriesError, files_of, folder_of
+from runbook.steps.vllm.target import LISTING, PATCHES, SeriesError, files_of, folder_of
 
 DIGEST_LENGTH = 8
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\.patch")
@@ -35,7 +35,10 @@ class Series:
         return short(self.digest)
 
     def require_release(self, version: str) -> None:
-        """Raises `SeriesError` for a version that is of none of the series' releases."""
+        """Raises `SeriesError` for a version that is of none of the series' releases; a stock
+        release may be any."""
+        if not self.patches:
+            return
         from packaging.version import InvalidVersion, Version
 
         try:
@@ -61,6 +64,15 @@ def short(digest: str) -> str:
         if not digest[:length].isdecimal():
             return digest[:length]
     return digest
+
+
+STOCK = Series("", PATCHES, (), (), {}, hashlib.sha256().hexdigest())
+"""What a release without a patch has for a series."""
+
+
+def load_or_stock(name: str) -> Series:
+    """The series of that name, of a stock release if it is empty; raises `SeriesError`."""
+    return load(name) if name else STOCK
 
 
 def load(target: str) -> Series:

@@ -19,6 +19,7 @@ from runbook.execution.command import Command
 from runbook.execution.command_models import Inputs
 from runbook.planning.context import StepContext, console
 from runbook.protocol import Check, StepFailure
+from runbook.remedy import Remedy
 
 COMMAND = Command()
 
@@ -59,6 +60,7 @@ def test_shell_text_stops_at_the_first_failure(tmp_path: Path) -> None:
     with pytest.raises(StepFailure) as caught:
         COMMAND.apply(ctx)
     assert caught.value.code == "command_failed"
+    assert caught.value.remedy == Remedy("logs", ("{step}", "--errors"))
     assert (tmp_path / "first").exists() and not (tmp_path / "second").exists()
 
 

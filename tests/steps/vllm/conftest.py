@@ -135,7 +135,8 @@ class World:
     def context(self, workspace: str = "ws", **inputs) -> StepContext:
         folder = self.root / workspace
         folder.mkdir(exist_ok=True)
-        values = {"mode": "wheel", "target": str(self.target), "lock": str(self.lock), **inputs}
+        given = {"target": "1.2.0", "series": str(self.target), "lock": str(self.lock)}
+        values = {"mode": "wheel", **given, **inputs}
         context = StepContext(
             "build",
             SimpleNamespace(**Vllm.Inputs(**values).model_dump()),

@@ -124,17 +124,18 @@ def test_a_patch_that_is_not_needed_somewhere_names_the_upstream_change(world):
 )
 @pytest.mark.parametrize("name", ["series.yaml", "1.patch"])
 def test_a_file_of_a_series_that_is_none(world, name, make):
+    context = world.context()
     (world.target / name).unlink()
     make(world.target / name)
     for use in (
         lambda: patches(str(world.target)),
-        lambda: STEP.apply(world.context()),
+        lambda: STEP.apply(context),
     ):
         with pytest.raises(StepFailure) as caught:
             use()
         assert caught.value.code in ("series_missing", "series_malformed")
     if caught.value.code == "series_malformed":
-        assert not STEP.check(world.context()).ok
+        assert not STEP.check(context).ok
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ DIFFERENCES = {
 
 
 def context(workspace: Path, target: str) -> StepContext:
-    values = Vllm.Inputs(mode="wheel", target=target).model_dump()
+    values = Vllm.Inputs(mode="wheel", target=target, series=target).model_dump()
     return StepContext(
         "build", SimpleNamespace(**values), workspace, cache=default_cache(), out=sys.stderr
     )

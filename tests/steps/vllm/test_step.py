@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 
 import pytest
+from pydantic import ValidationError
 
 from runbook.protocol import PreconditionNotMet, StepFailure
 from runbook.steps.common.store import sha256_file
@@ -15,7 +17,7 @@ from runbook.steps.vllm import Vllm
 from runbook.steps.vllm.report import patches
 from runbook.steps.vllm.verify import version_fault
 
-from .conftest import LIMIT
+from .conftest import LIMIT, write_wheel
 
 STEP = Vllm()
 
@@ -335,6 +337,49 @@ def test_index_credentials_are_never_logged(world, monkeypatch):
 def test_fingerprint_files_are_series_and_locks(world):
     names = [path.name for path in STEP.files(world.context().inputs)]
     assert names == ["series.yaml", "1.patch", "2.patch", "l.json", "l.txt"]
+
+
+@pytest.mark.parametrize("alike", [False, True], ids=["renamed", "as it is"])
+def test_a_stock_release_is_installed_as_published(world, alike):
+    """With the metadata of its lock; where that asks for nothing it is the published wheel."""
+    if alike:
+        with zipfile.ZipFile(world.wheel) as wheel:
+            files = {n: wheel.read(n) for n in wheel.namelist() if n.startswith("vllm/")}
+        files["vllm-1.2.0.dist-info/entry_points.txt"] = "[console_scripts]\nvllm = vllm.cli:main\n"
+        tag = "cp38-abi3-manylinux_2_17_x86_64"
+        published = write_wheel(world.index, "vllm", "1.2.0", tag, files, ["tiny-dep>=1"])
+        digest, size = sha256_file(published), published.stat().st_size
+        base = {"file": published.name, "sha256": digest, "bytes": size}
+        wheels = {"linux-x86_64": base, "linux-aarch64": base}
+        world.edit_lock(distribution="vllm", drop_requirements=[], wheels=wheels)
+    context = world.context(series="")
+    outputs = apply(context)
+    if alike:
+        assert outputs["wheel_sha256"] == digest
+    version = subprocess.check_output([outputs["vllm"], "--version"], text=True).split()[-1]
+    assert version == outputs["vllm_version"] == "1.2.0"
+    assert imported(outputs, "vllm.model", "LIMIT") == "1"
+    assert "patch" not in context.out.getvalue()
+    assert [path.name for path in STEP.files(context.inputs)] == ["l.json", "l.txt"]
+    context.deep = True
+    assert STEP.check(context).ok
+    patched = world.context()
+    assert codes(STEP.check(patched)) == ["inputs_changed"]
+    assert apply(patched)["patch_digest"] != outputs["patch_digest"]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"series": "no-such"}, "there is no patch series"),
+        ({"series": "0.33.0"}, "the series 0.33.0 is for vLLM 0.33.0, not 1.2.0"),
+        ({"target": "9.9", "lock": None}, "there is no lock"),
+        ({"target": "patches/of-mine"}, "String should match pattern"),
+    ],
+)
+def test_what_does_not_exist_or_fit_is_refused_before_any_step(world, given, told):
+    with pytest.raises(ValidationError, match=told):
+        world.context(**given)
 
 
 def test_check_imports_nothing_heavy(world):

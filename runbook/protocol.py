@@ -239,6 +239,11 @@ class Hooks(Step, Protocol):
         nothing is there."""
         ...
 
+    def creates(self, inputs: SimpleNamespace) -> Iterable[str]:
+        """Paths, relative to the workspace, that it makes besides those that its outputs name:
+        `destroy` tells of them and of their sizes."""
+        ...
+
     def files(self, inputs: SimpleNamespace) -> Iterable[Path]:
         """Files that belong to the definition (patch series, locks): their content is part of the
         fingerprint."""

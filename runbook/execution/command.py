@@ -30,6 +30,9 @@ class Command:
         outputs = given.get("outputs")
         return frozenset(outputs) if isinstance(outputs, dict) else frozenset()
 
+    def creates(self, inputs: SimpleNamespace) -> Sequence[str]:
+        return _created(inputs)
+
     def check_limit(self, inputs: SimpleNamespace) -> float | None:
         """`check:` has a limit of its own."""
         if inputs.check is None:
@@ -44,7 +47,7 @@ class Command:
                 Reason("unfinished", "the command was started and did not succeed")
             )
         root = str(ctx.workspace)
-        for name in _created(ctx):
+        for name in _created(ctx.inputs):
             if not os.path.lexists(os.path.join(root, name)):
                 return Check.unsatisfied(Reason("not_created", f"{name} is not there"))
         if ctx.inputs.check is not None:
@@ -72,7 +75,7 @@ class Command:
     def undo(self, ctx: Context) -> None:
         if ctx.inputs.undo is not None and _was_made(ctx):
             ctx.run(_argv(ctx.inputs.undo), env=_environment(ctx), cwd=_folder(ctx))
-        for name in _created(ctx):
+        for name in _created(ctx.inputs):
             _remove(ctx, name)
         for kind in ("began", "json"):
             Path(_stamp(ctx, kind)).unlink(missing_ok=True)
@@ -82,8 +85,8 @@ def _stamp(ctx: Context, kind: str) -> str:
     return f"{ctx.workspace}/{STAMPS}/{ctx.step}.{kind}"
 
 
-def _created(ctx: Context) -> Sequence[str]:
-    creates = ctx.inputs.creates
+def _created(inputs: SimpleNamespace) -> Sequence[str]:
+    creates = inputs.creates
     if creates is None:
         return ()
     return [creates] if isinstance(creates, str) else creates
@@ -142,7 +145,7 @@ def _was_made(ctx: Context) -> bool:
     """Whether there is anything to undo."""
     return (
         any(os.path.lexists(_stamp(ctx, kind)) for kind in ("began", "json"))
-        or any(os.path.lexists(ctx.workspace / name) for name in _created(ctx))
+        or any(os.path.lexists(ctx.workspace / name) for name in _created(ctx.inputs))
         or (ctx.inputs.check is not None and _probe(ctx) is None)
     )
 
@@ -212,8 +215,7 @@ def _remove(ctx: Context, name: str) -> None:
 
     workspace = os.path.realpath(ctx.workspace)
     path = os.path.normpath(os.path.join(workspace, name))
-    parent = os.path.realpath(os.path.dirname(path))
-    if path == workspace or os.path.commonpath((workspace, parent)) != workspace:
+    if not lies_inside(workspace, path):
         ctx.log(f"{name} is outside the workspace and stays; `undo:` can remove it")
         return
     if os.path.isdir(path) and not os.path.islink(path):

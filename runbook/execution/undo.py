@@ -52,7 +52,7 @@ class Made:
 
 
 def plan(book: Book, workspace: Workspace, names: Sequence[str]) -> list[dict[str, Any]]:
-    """What would be undone, last step first: what has a record or stands by its check. Steps that
+    """What would be undone, last step first, and the paths that it says it `creates`: what has a record or stands by its check. Steps that
     are named are undone without either, for something may be left of them."""
     recorded = workspace.recorded()
     require_steps(book["steps"], *(name for name in names if name not in recorded))
@@ -62,6 +62,7 @@ def plan(book: Book, workspace: Workspace, names: Sequence[str]) -> list[dict[st
             "uses": made.uses,
             "decision": "undo" if any(map(_undoable, made.origins)) else "forget",
             "state": "planned",
+            "creates": sorted({name for origin in made.origins for name in _creates(origin)}),
         }
         for made in _made(book, workspace, names)
     ]
@@ -122,6 +123,16 @@ def _looks(book: Book, workspace: Workspace) -> dict[str, Look]:
             outputs = looks[name].check.outputs
         evaluator.record_outputs(name, outputs)
     return looks
+
+
+def _creates(origin: Origin) -> Sequence[str]:
+    """The paths that a step says it makes."""
+    try:
+        kind = load_step(origin.uses, Path(origin.folder))
+    except StepFailure:
+        return ()
+    named = getattr(kind, "creates", None)
+    return [str(path) for path in named(namespace(origin.inputs))] if named is not None else ()
 
 
 def _undoable(origin: Origin) -> bool:

@@ -144,6 +144,12 @@ def home() -> Path:
         ) from error
 
 
+def lies_inside(folder: Path | str, path: str) -> bool:
+    """Whether a path, itself not followed if it is a link, is below a folder."""
+    real = os.path.realpath(folder)
+    return os.path.commonpath((real, os.path.realpath(os.path.dirname(path)))) == real
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

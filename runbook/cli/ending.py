@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import click
@@ -37,7 +39,10 @@ def destroy(target: Target, steps: tuple[str, ...], yes: bool) -> int:
     from runbook.execution import holding, undo
 
     entries = undo.plan(target.book, target.workspace, steps)
-    paths = {entry["id"]: sizes.made(target.workspace, entry["id"]) for entry in entries}
+    paths = {
+        entry["id"]: sizes.made(target.workspace, entry["id"], entry.pop("creates"))
+        for entry in entries
+    }
     error: dict[str, Any] | None = None
     follow = Remedy("status")
     code = errors.DONE
@@ -51,6 +56,8 @@ def destroy(target: Target, steps: tuple[str, ...], yes: bool) -> int:
         entries, code, error = undo.execute(
             target.book, target.workspace, entries, lock, _listener(target, entries)
         )
+        for path in chain.from_iterable(paths.values()):
+            path["stays"] = path["stays"] and os.path.lexists(path["path"])
     body = {
         "book": target.book["name"],
         "workspace": str(target.workspace.root),

@@ -193,13 +193,23 @@ def undone(answer: Mapping[str, Any]) -> str:
     if not steps:
         return "nothing to undo"
     if all(entry["state"] == "planned" for entry in steps):
-        return terminal.table([(e["id"], e["decision"], _made(e["paths"])) for e in steps])
-    freed = sum(p["bytes"] for e in steps if e["state"] == "undone" for p in e["paths"])
-    return f"undone: {units.size(freed)} that they had made"
+        return terminal.table(
+            [(e["id"], e["decision"], _made(e["paths"], planned=True)) for e in steps]
+        )
+    paths = [path for e in steps if e["state"] == "undone" for path in e["paths"]]
+    freed = sum(path["bytes"] for path in paths if not path["stays"])
+    lines = [f"undone: {units.size(freed)} that they had made"]
+    if kept := [path for path in paths if path["stays"]]:
+        lines.append(f"left, being outside the workspace: {_made(kept)}")
+    return "\n".join(lines)
 
 
-def _made(paths: Sequence[Mapping[str, Any]]) -> str:
-    return ", ".join(f"{path['path']} ({units.size(path['bytes'])})" for path in paths)
+def _made(paths: Sequence[Mapping[str, Any]], planned: bool = False) -> str:
+    note = ", outside the workspace: stays unless `undo` removes it" if planned else ""
+    return ", ".join(
+        f"{path['path']} ({units.size(path['bytes'])}{note if path['stays'] else ''})"
+        for path in paths
+    )
 
 
 def event(item: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from runbook.files import write_json
+from runbook.files import lies_inside, write_json
 from runbook.protocol import Check, Context, Json, Model, Reason, StepFailure
 
 STAMPS = ".runbook/stamps"

@@ -22,8 +22,12 @@ class RunStep(TypedDict):
 
 
 class Made(TypedDict):
+    """`stays`: it lies outside the workspace, where `destroy` removes nothing by itself; of what
+    was undone, that it is still there."""
+
     path: str
     bytes: int
+    stays: bool
 
 
 class DestroyStep(TypedDict):

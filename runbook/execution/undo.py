@@ -52,8 +52,9 @@ class Made:
 
 
 def plan(book: Book, workspace: Workspace, names: Sequence[str]) -> list[dict[str, Any]]:
-    """What would be undone, last step first, and the paths that it says it `creates`: what has a record or stands by its check. Steps that
-    are named are undone without either, for something may be left of them."""
+    """What would be undone, last step first, with the paths that it says it `creates`: what has a
+    record or stands by its check. Steps that are named are undone without either, for something
+    may be left of them."""
     recorded = workspace.recorded()
     require_steps(book["steps"], *(name for name in names if name not in recorded))
     return [

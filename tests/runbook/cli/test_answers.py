@@ -130,13 +130,30 @@ def test_what_is_destroyed_is_named_with_its_size(cli):
     cli.book = write_book(cli.home, {"id": "one", "with": {"content": "x" * 2000}})
     cli.json("run")
     (step,) = cli.json("destroy", code=5)["steps"]
-    assert step["paths"] == [{"path": str(cli.workspace / "one"), "bytes": 2000}]
+    assert step["paths"] == [{"path": str(cli.workspace / "one"), "bytes": 2000, "stays": False}]
     assert f"{cli.workspace}/one (2 kB)" in cli.run("destroy", code=5).stdout
     shown = cli.run("destroy", "--yes").stdout
     assert [line.split() for line in shown.splitlines()[:2]] == [
         ["one", "undoing"],
         ["one", "undone"],
     ]
+
+
+def test_what_a_command_creates_is_named_with_its_size(cli, tmp_path):
+    outside = tmp_path / "outside"
+    make = f"mkdir in; printf 12345 > in/a; printf 123 > {outside}"
+    given = {"run": make, "creates": ["in", str(outside)]}
+    cli.book = write_book(cli.home, {"id": "one", "uses": "command", "with": given})
+    cli.json("run")
+    (step,) = cli.json("destroy", code=5)["steps"]
+    within, without = sorted(step["paths"], key=lambda path: path["stays"])
+    assert (within["path"], within["stays"]) == (str(cli.workspace / "in"), False)
+    assert without == {"path": str(outside), "bytes": 3, "stays": True}
+    assert f"{outside} (3 B, outside the workspace" in cli.run("destroy", code=5).stdout
+    *_, freed, left = cli.run("destroy", "--yes").stdout.splitlines()[:4]
+    assert freed == "undone: 5 B that they had made"
+    assert left == f"left, being outside the workspace: {outside} (3 B)"
+    assert outside.is_file() and not (cli.workspace / "in").exists()
 
 
 def test_what_workspaces_share_is_listed_and_removed(cli, tmp_path):

@@ -73,6 +73,10 @@ VERBS: dict[str, Any] = {
     },
     "patches": {
         "help": "Show the patch series for a TARGET vLLM and the state of each patch.",
+        "usage": {
+            "series_missing": "",
+            "lock_missing": "name one with --lock, a file in env/ or a path; or leave it out",
+        },
         "answers": "runbook.steps.verbs:patches",
         "answer": "runbook.steps.verbs:Patches",
         "takes": [

@@ -6,6 +6,7 @@ Each gives plain data, which the program prints: `body`, the fields of its JSON 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -267,9 +268,14 @@ def profiles(*, book: BookSteps, cache: Path) -> Said:
         for name, told in (given.get("profiles") or {}).items():
             found.append({"step": step["id"], **described(name, told, name == default)})
     for profile in found:
-        flags = ", ".join(f"{key} {value}" for key, value in profile["flags"].items())
+        flags = ", ".join(f"{key} {_plain(value)}" for key, value in profile["flags"].items())
         mark = " (default)" if profile["default"] else ""
         lines.append(f"{profile['name']}{mark}: {flags}")
         lines += [f"  {words(figure)}" for figure in profile["figures"]]
     text = "\n".join(lines) or f"{book['name']} has no profiles"
     return {"body": {"book": book["name"], "profiles": found}, "text": text}
+
+
+def _plain(value: Any) -> str:
+    """A flag's value as one types it."""
+    return value if isinstance(value, str) else json.dumps(value)

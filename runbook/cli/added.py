@@ -12,6 +12,7 @@ import click
 from runbook import errors
 from runbook.cli import completing, envelope
 from runbook.cli.options import JSON
+from runbook.errors import Failure
 from runbook.planning.context import default_cache
 
 
@@ -24,7 +25,11 @@ def command(name: str) -> click.Command:
         if told.get("book"):
             given["book"] = _known(given["book"])
         module, _, function = told["answers"].partition(":")
-        said = getattr(importlib.import_module(module), function)(cache=default_cache(), **given)
+        answers = getattr(importlib.import_module(module), function)
+        try:
+            said = answers(cache=default_cache(), **given)
+        except Failure as problem:
+            raise _no_step(problem, told) from problem
         _print(name, said, as_json)
         return errors.DONE if said.get("error") is None else errors.PRECONDITION
 
@@ -33,6 +38,18 @@ def command(name: str) -> click.Command:
     for parameter in told["takes"]:
         call = _parameter(dict(parameter))(call)
     return click.command(name, help=told["help"])(call)
+
+
+def _no_step(problem: Failure, told: Mapping[str, Any]) -> Failure:
+    """A failure of a verb that runs no step: of its usage if the table names its code, with what to
+    do about the option; else of a precondition."""
+    usage = told.get("usage", {})
+    if problem.code in usage:
+        problem.exit_code = errors.USAGE
+        problem.remedy = usage[problem.code] or problem.remedy
+    elif problem.exit_code == errors.FAILED:
+        problem.exit_code = errors.PRECONDITION
+    return problem
 
 
 def _known(book: str | None) -> dict[str, Any]:
@@ -71,4 +88,7 @@ def _print(name: str, said: Mapping[str, Any], as_json: bool) -> None:
         envelope.print_json(answer)
         return
     text = said.get("text")
-    terminal.say(terminal.table(said["rows"], key=2) if text is None else text)
+    if text is not None:
+        terminal.say("\n".join(terminal.hanging(line, 2) for line in text.split("\n")))
+        return
+    terminal.say(terminal.table(said["rows"], key=2))

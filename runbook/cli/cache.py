@@ -22,7 +22,7 @@ CLEAN = "runbook cache clean --yes"
 
 
 @click.command()
-@click.argument("action", type=click.Choice(["show", "clean"]), default="show")
+@click.argument("action", type=click.Choice(["show", "clean"]), default="show", metavar="[clean]")
 @click.option("--yes", is_flag=True, help="Remove; without this, `clean` only says what it would.")
 @JSON
 def cache(action: str, yes: bool, as_json: bool) -> int:

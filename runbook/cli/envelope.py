@@ -44,6 +44,9 @@ def print_error(error: Mapping[str, Any], following: Sequence[str]) -> None:
     """The one clear error, and the commands to call then that its remedy does not name."""
     from runbook.cli.human import error_text
 
+    if error["code"] == "approval" and not error.get("step"):  # a plan that waits for its --yes
+        terminal.say(f"{error['message']}; to do it: {error['remedy']}", sys.stderr)
+        return
     lines = [error_text(error)]
     named = (error["remedy"], *error["remedy"].split("`")[1::2])
     lines += [f"  next:   {command}" for command in following if command not in named]

@@ -226,9 +226,24 @@ def event(item: Mapping[str, Any]) -> str:
         rest = f"{item.get('decision', '')}: {reason_text(item['reasons'])}"
     else:
         rest = " ".join(
-            f"{k}={v}" for k, v in item.items() if k not in skip and v not in ("", None)
+            f"{k}={_words(v)}" for k, v in item.items() if k not in skip and v not in ("", None)
         )
     return f"{item['seq']:>5}  {item['time']}  {what}  {rest}".rstrip()
+
+
+def _words(value: Any) -> str:
+    """A value of an event in words: of many named ones their states, if they have one."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        states = (v.get("state", v) if isinstance(v, Mapping) else v for v in value.values())
+        named = zip(value, states, strict=True)
+        return (
+            ", ".join(f"{name} {_words(v)}" for name, v in named if v not in ("", None)) or "none"
+        )
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_words, value)) or "none"
+    return str(value)
 
 
 def served(found: Mapping[str, Any]) -> str:

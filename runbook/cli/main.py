@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import shlex
 
@@ -35,6 +36,18 @@ class Verbs(click.Group):
         command: click.Command = made if isinstance(made, click.Command) else made(cmd_name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as problem:
+            near = difflib.get_close_matches(args[0], verbs(), 1)
+            if near and "Did you mean" not in problem.message:
+                message = f"{problem.message} Did you mean `{near[0]}`?"
+                raise click.UsageError(message, ctx) from problem
+            raise
+
 
 @click.group(cls=Verbs, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(runbook.__version__, prog_name="runbook")
@@ -51,6 +64,9 @@ def invoke(arguments: list[str]) -> int:
         code = cli.main(args=arguments, prog_name="runbook", standalone_mode=False)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as problem:
+        problem.show()
+        code = errors.USAGE
     except click.ClickException as problem:
         code = _fail(arguments, _usage(problem))
     except (KeyboardInterrupt, click.Abort):
@@ -68,7 +84,7 @@ def _usage(problem: click.ClickException) -> RunbookError:
     context = problem.ctx if isinstance(problem, click.UsageError) else None
     path = context.command_path if context is not None else "runbook"
     return RunbookError(
-        problem.format_message(),
+        " ".join(problem.format_message().split()),
         code="usage",
         exit_code=errors.USAGE,
         cause=context.get_usage() if context is not None else "",

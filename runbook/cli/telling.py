@@ -38,7 +38,7 @@ def list_books(as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("kind", default="runbook")
+@click.argument("kind", default="runbook", metavar="[VERB]")
 @click.option("--json", "as_json", is_flag=True, help="Accepted for uniformity.")
 def schema(kind: str, as_json: bool) -> None:
     """Print the JSON schema of the document, or of a verb's answer."""
@@ -57,7 +57,7 @@ def schema(kind: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="SHELL")
 def completion(shell: str) -> None:
     """Print the completion script for a shell."""
     from click.shell_completion import get_completion_class

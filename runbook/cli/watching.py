@@ -52,7 +52,9 @@ def _read(target: Target) -> dict[str, Any]:
 @click.command()
 @verb("wait")
 @click.option("--timeout", type=click.FloatRange(0), default=None, help="Seconds, at most.")
-@click.option("--since", type=int, default=None, metavar="SEQ", help="Give events after SEQ.")
+@click.option(
+    "--since", type=click.IntRange(0), default=None, metavar="SEQ", help="Give events after SEQ."
+)
 def wait(target: Target, timeout: float | None, since: int | None) -> int:
     """Wait for the run that is going on; its exit code, or 7 if it takes longer."""
     from runbook.cli import human
@@ -98,7 +100,7 @@ def _ended(target: Target, run: Mapping[str, Any] | None) -> tuple[int, dict[str
             "never_ran", "there is no run to wait for: this workspace never had one", remedy=begin
         )
     if run["state"] in ("running", "orphaned"):
-        again = Remedy("wait", WAIT, text="wait again: {command}")
+        again = Remedy("wait", (*WAIT, "--since", str(run["seq"])), text="wait again: {command}")
         return errors.STILL_RUNNING, error_dict(
             "still_running", "still running", remedy=again, retryable=True
         )
@@ -165,7 +167,7 @@ def logs(
 
 @click.command()
 @verb("events")
-@click.option("--since", type=int, default=0, metavar="SEQ", help="Events after SEQ.")
+@click.option("--since", type=click.IntRange(0), default=0, metavar="SEQ", help="Events after SEQ.")
 @click.option(
     "--follow", is_flag=True, help="Go on until the run ends; a line each, with --json too."
 )

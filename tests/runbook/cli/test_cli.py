@@ -267,3 +267,30 @@ def test_nothing_heavy_is_imported_when_nothing_is_to_be_done(cli, verb):
         line.split("|")[-1].strip().partition(".")[0] for line in process.stderr.splitlines()
     }
     assert imported.isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["patches", "nosuch"], 2, "there is no patch series"),
+        (["patches", "--lock", "nosuch"], 2, "with --lock"),
+        (["events", "--since", "-1"], 2, "--since"),
+        (["wait", "--since", "-1"], 2, "--since"),
+        (["completion"], 2, "Missing argument 'SHELL'. Choose from: bash, zsh, fish\n"),
+        (["plann"], 2, "Did you mean"),
+        ([], 2, "Usage: runbook"),
+    ],
+)
+def test_a_command_that_is_no_command_is_refused_in_one_clear_error(arguments, code, said):
+    command = [sys.executable, "-m", "runbook", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert bool(arguments) == done.stderr.startswith("error: ")
+
+
+def test_what_waits_for_a_yes_is_no_error(two):
+    two.json("run")
+    done = two.run("destroy", code=5)
+    command = f"runbook destroy {two.book} --yes"
+    assert done.stderr == f"would undo two, one; to do it: {command}\n"

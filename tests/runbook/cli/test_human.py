@@ -1,6 +1,6 @@
 import pytest
 
-from runbook.cli import terminal
+from runbook.cli import human, terminal
 
 PATH = "/a/path/that/is/longer/than/the/room"
 
@@ -22,3 +22,19 @@ def test_long_text_is_wrapped_below_where_it_began(monkeypatch, width, text, lin
     assert all(line.startswith(" " * 10) for line in shown[1:])
     assert " ".join(line.removeprefix(" " * 10) for line in shown) == text
     assert lines == 1 or len(shown[0]) <= width - 10
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ({"type": "run.carried", "steps": {"a": {"state": "failed"}}}, "steps=a failed"),
+        (
+            {"type": "run.started", "runnable": ["a", "b"], "forced": []},
+            "runnable=a, b forced=none",
+        ),
+        ({"type": "attempt.started", "process": {"pid": 3}, "ok": True}, "process=pid 3 ok=yes"),
+        ({"type": "run.started", "inputs": {"port": 1, "to": {"x": "y"}}}, "inputs=port 1, to x y"),
+    ],
+)
+def test_an_event_is_told_in_words(event, said):
+    assert human.event({"seq": 1, "time": "x", **event}).endswith(said)

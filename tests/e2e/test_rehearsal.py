@@ -115,8 +115,11 @@ def test_a_switch_that_cannot_start_gives_the_former_server_back(rehearsal, monk
     text = (files("runbook.books") / "rehearsal.yaml").read_text()
     book = rehearsal.home / "rehearsal.yaml"
     book.write_text(text.replace("max_model_len: 4096", "max_model_len: 40000000"))
+    shipped = rehearsal.book
     monkeypatch.setattr(rehearsal, "book", book)
-    answer = rehearsal.json("run", code=1)
+    refused = rehearsal.json("run", code=3)
+    assert refused["error"]["code"] == "workspace_of_another_book"
+    answer = rehearsal.json("run", "--adopt-workspace", code=1)
     assert [e["step"] for e in rehearsal.events("attempt.started")] == ["serve"]
     assert "the server that served before serves again" in answer["error"]["message"]
     assert rehearsal.ask("ping") == ANSWER
@@ -125,6 +128,8 @@ def test_a_switch_that_cannot_start_gives_the_former_server_back(rehearsal, monk
     ran = {e["step"] for e in rehearsal.events("attempt.started")}
     assert ran == {"serve", "smoke"}
     assert rehearsal.ask("ping") == ANSWER
+    monkeypatch.setattr(rehearsal, "book", shipped)
+    rehearsal.json("run", "--adopt-workspace")
 
 
 def test_destroy_leaves_nothing_running(rehearsal):

@@ -46,7 +46,10 @@ def passwords(value: Any) -> Iterator[str]:
         for found in _LOGIN.finditer(value.encode(errors="surrogatepass")):
             if _masked(found) != found[0]:
                 name, _, password = found[2].partition(b":")
-                yield (password or name).decode(errors="surrogatepass")
+                if password:
+                    yield password.decode(errors="surrogatepass")
+                if not password or len(name) >= TOKEN:  # a token may stand for the name
+                    yield name.decode(errors="surrogatepass")
     elif isinstance(value, dict):
         for item in value.values():
             yield from passwords(item)

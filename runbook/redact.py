@@ -70,7 +70,7 @@ COMMON = frozenset(
 
 _named: set[str] = set()
 _OF_URLS = re.compile(r"PROXY|ENDPOINT|URL|INDEX|MIRROR|CHANNEL", re.IGNORECASE)
-_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)([^/@\s'\"<>`]*)@", re.IGNORECASE)
+_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)([^/\s'\"<>`]*)@", re.IGNORECASE)
 
 
 class Redactor:

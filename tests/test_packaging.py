@@ -115,8 +115,10 @@ def test_the_editable_install_finds_the_linked_folders():
 def test_make_rehearse_runs_the_book(words, command):
     """With `-n` make only prints, here as if the program were installed."""
     said = subprocess.run(
-        ["make", "-n", "-o", ".venv/.ready", *words],
+        ["make", "-n", "--no-print-directory", "-o", ".venv/.ready", *words],
         cwd=ROOT,
+        # A make that runs this test is not to be heard.
+        env={k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")},
         capture_output=True,
         text=True,
         check=True,

@@ -22,7 +22,7 @@ ENDED = frozenset({"failed", "blocked", "waiting", "unmet", "cancelled"})
 def stopped(by: int) -> str:
     """What stopped a run, in words; "" if no signal did."""
     if by == CANCEL_SIGNAL:
-        return "cancelled by `runbook cancel`"
+        return "cancelled by the verb `cancel`"
     return f"stopped by the signal {signal.Signals(by).name}" if by else ""
 
 

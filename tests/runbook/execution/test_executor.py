@@ -206,7 +206,7 @@ def test_cancel_stops_a_run_with_exit_8(cli):
     ended = cli.json("wait", code=8)
     assert ended["error"]["code"] == "cancelled"
     for error in (ended["error"], step_of(ended, "one")["error"]):
-        assert error["cause"] == "cancelled by `runbook cancel`"
+        assert error["cause"] == "cancelled by the verb `cancel`"
     assert f"run {answer['run']}: cancelled\n" in cli.run("status").stdout
     assert cli.json("cancel")["cancelled"] is False
 

@@ -219,7 +219,7 @@ def test_mirror_takes_over(hub, repository, run, folder, source):
 
 def test_no_mirror_is_asked_for_a_listing(repository, run, folder):
     with TestHub(repository) as mirror, pytest.raises(StepFailure) as failure:
-        run("http://127.0.0.1:9", mirrors=[mirror.url], patience=0.3)
+        run("http://127.0.0.1:9", mirrors=[mirror.url], patience=3.0)
     assert failure.value.code == "hub_unreachable"
     assert "refused" in failure.value.cause
     assert not mirror.faults.requests

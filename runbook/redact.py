@@ -185,22 +185,19 @@ def _undeclared() -> Iterator[tuple[str, str]]:
         yield "HF_TOKEN", token
     for name, value in os.environ.items():
         if "@" in value and _OF_URLS.search(name):
-            from urllib.parse import unquote
-
-            for found in _LOGIN.finditer(value):
-                password = found[2].partition(":")[2]
-                for form in {password, unquote(password)}:
-                    if form and not unfit(form):
-                        yield name, form
+            yield from ((name, form) for form in _forms_of_logins(value))
 
 
 def _of_urls(given: Any) -> Iterator[tuple[str, str]]:
+    yield from (("PASSWORD", form) for form in _forms_of_logins(given))
+
+
+def _forms_of_logins(value: Any) -> Iterator[str]:
+    """What logs in by the URLs of plain data, as it stands there and unquoted."""
     from urllib.parse import unquote
 
-    for password in logins.passwords(given):
-        for form in {password, unquote(password)}:
-            if not unfit(form):
-                yield "PASSWORD", form
+    for password in logins.passwords(value):
+        yield from (form for form in {password, unquote(password)} if form and not unfit(form))
 
 
 def _login_token() -> str:

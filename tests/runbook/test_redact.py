@@ -201,6 +201,8 @@ def test_the_token_of_the_login_file_is_a_secret_that_nobody_declares(login, mon
          "[PIP_EXTRA_INDEX_URL]"),
         ("NOTES", "http://me:password9@x", "password9", "password9"),
         ("PIP_INDEX_URL", "https://u:indexsecret@i/simple", "u:indexsecret@", "u:[PIP_INDEX_URL]@"),
+        ("PIP_INDEX_URL", "https://a-token-that-stands-alone@i/simple",
+         "a-token-that-stands-alone", "[PIP_INDEX_URL]"),
         ("HTTPS_PROXY", "http://proxy:1", "http://proxy:1", "http://proxy:1"),
         ("HTTPS_PROXY", "http://me@proxy:1", "http://me@proxy:1", "http://me@proxy:1"),
     ],

@@ -27,8 +27,12 @@ FACTS = {
     "memory": "runbook.steps.common.facts:memory",
 }
 
-# Given a kind of step and the text of a log: the known failure that it shows, or None.
+# Given a kind of step, the text of a log and the facts of the machine: the known failure that it
+# shows, or None.
 DIAGNOSE = "runbook.steps.common.diagnoses:diagnose"
+
+# Given the text of a log: its first error, which says itself as text, or None.
+ROOT = "runbook.steps.common.diagnoses:root_error"
 
 # Given the text of a log: the range of lines that show its first error, empty if there is none.
 EXCERPT = "runbook.steps.common.diagnoses:excerpt"

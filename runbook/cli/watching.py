@@ -132,6 +132,7 @@ def logs(
 ) -> None:
     """Show the log of a step's attempt."""
     from runbook.cli import human
+    from runbook.planning.facts import Facts
     from runbook.planning.planner import require_steps
     from runbook.state import logs as reading
 
@@ -141,7 +142,7 @@ def logs(
     diagnosis = None
     if only_errors:
         uses = target.book["steps"][order.index(step)]["uses"]
-        known = reading.diagnose(uses, found.path)
+        known = reading.diagnose(uses, found.path, Facts())
         lines = reading.errors(found.path, known)
         if known is not None:
             failure = known.failure(f"step {step}: a known failure", str(found.path))

@@ -66,7 +66,7 @@ class Command:
             ctx.run(_argv(ctx.inputs.run), env=_environment(ctx), cwd=folder)
         except StepFailure as failure:
             # Whether trying again can help, only who wrote `retry:` knows.
-            failure.retryable = failure.code == "command_failed"
+            failure.retryable = failure.code != "command_not_started"
             raise
         if ctx.inputs.creates is None and ctx.inputs.check is None:
             write_json(Path(_stamp(ctx, "json")), {"digest": _digest(ctx)})

@@ -209,6 +209,7 @@ def _look(workspace: Workspace, book: Book, name: str, origin: Origin) -> Look:
         workspace.root,
         default_cache(),
         secrets=frozenset(book["secrets"]),
+        uses=origin.uses,
     )
     return look
 

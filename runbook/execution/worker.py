@@ -225,6 +225,7 @@ def _apply(spec: dict[str, Any], secrets: frozenset[str], tell: Any) -> dict[str
         out=sys.stdout,
         on_progress=progress,
         on_notice=notice,
+        uses=spec["uses"],
     )
     if spec["action"] == "undo":
         kind.undo(context)

@@ -18,6 +18,8 @@ from runbook.remedy import Remedy
 Progress = Callable[[Mapping[str, Any]], None]
 """Takes `done`, `total`, `unit`, `message` and `items`, as plain data."""
 TAIL_LINES = 15
+KEPT_LINES = 2000
+"""Of a program's output, in which its first error is looked for should it fail."""
 LONGEST_LINE = 65536
 LONGEST_CAUSE = 2000
 """Characters of a line that are shown as the cause of a failure."""
@@ -46,6 +48,8 @@ class StepContext:
     out: TextIO | None = None
     on_progress: Progress | None = None
     on_notice: Callable[[str], None] | None = None
+    uses: str = ""
+    """The kind of step, whose known failures are looked for in what a failed program printed."""
 
     def secret(self, name: str) -> str | None:
         if name not in self.secrets:
@@ -97,7 +101,7 @@ class StepContext:
 
         command = [str(a) for a in argv]
         self.log("$ " + " ".join(command))
-        tail: deque[str] = deque(maxlen=TAIL_LINES)
+        kept: deque[str] = deque(maxlen=KEPT_LINES)
         try:
             process = subprocess.Popen(
                 command,
@@ -119,7 +123,7 @@ class StepContext:
         assert process.stdout is not None
         try:
             for line in self._lines(process.stdout):
-                tail.append(line[:LONGEST_CAUSE])
+                kept.append(line[:LONGEST_CAUSE])
                 if on_line is not None:
                     on_line(line)
             status = process.wait()
@@ -135,15 +139,24 @@ class StepContext:
         if status == 0:
             return
         ended = f"exit status {status}" if status >= 0 else f"signal {-status}"
-        if failure is not None:
-            failure.cause = failure.cause or "\n".join(tail)
-            raise failure
-        raise StepFailure(
-            f"{Path(command[0]).name} failed with {ended}",
-            code="command_failed",
-            cause="\n".join(tail),
-            remedy=Remedy("logs", ("{step}", "--errors")),
-        )
+        raise self._failed(f"{Path(command[0]).name} failed with {ended}", kept, failure)
+
+    def _failed(
+        self, message: str, printed: Sequence[str], failure: StepFailure | None
+    ) -> StepFailure:
+        """The failure of a program, by its first error instead of its last words: a known one if
+        it is that, else `failure`, if there is one, with the error as its cause."""
+        from runbook.state import logs
+
+        known, cause = logs.told(self.uses, "\n".join(printed), self.facts)
+        if known is not None:
+            return known.failure(failure.message if failure is not None else message)
+        if failure is None:
+            failure = StepFailure(
+                message, code="command_failed", remedy=Remedy("logs", ("{step}", "--errors"))
+            )
+        failure.cause = failure.cause or cause or "\n".join([*printed][-TAIL_LINES:])
+        return failure
 
     def _lines(self, output: IO[str]) -> Iterator[str]:
         """Log what a program prints; give its lines, of a longer one its first `LONGEST_LINE`

@@ -90,6 +90,7 @@ class Evaluator:
                 facts=self.facts,
                 secrets=self.secrets,
                 on_progress=on_progress,
+                uses=step["uses"],
             )
             look.fingerprint = self._fingerprint(step, look, inputs, kind, version)
             look.inputs = inputs

@@ -6,7 +6,7 @@ import importlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -72,10 +72,16 @@ class Known(Protocol):
     def failure(self, message: str, where: str = "") -> StepFailure: ...
 
 
-def diagnose(uses: str, path: Path) -> Known | None:
+def diagnose(uses: str, path: Path, facts: Mapping[str, Any]) -> Known | None:
     """The known failure of a kind of step that a log shows; None if it shows none."""
-    known: Known | None = _hook("DIAGNOSE")(uses, path.read_text(errors="replace"))
-    return known
+    return told(uses, path.read_text(errors="replace"), facts)[0]
+
+
+def told(uses: str, text: str, facts: Mapping[str, Any]) -> tuple[Known | None, str]:
+    """What the words of a failed program tell: the known failure of a kind of step on a machine
+    with these facts, and the first error, "" if none is to be seen."""
+    error = _hook("ROOT")(text)
+    return _hook("DIAGNOSE")(uses, text, facts), str(error) if error is not None else ""
 
 
 def errors(path: Path, known: Known | None) -> list[str]:

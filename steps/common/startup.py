@@ -69,7 +69,7 @@ class Startup:
         from runbook.steps.common.diagnoses import diagnose
 
         recent = "\n".join(self.lines[-RECENT_LINES:])
-        if (known := diagnose(self.diagnoses, recent, only_fatal=True)) is not None:
+        if (known := diagnose(self.diagnoses, recent, self.ctx.facts, only_fatal=True)) is not None:
             raise known.failure("the server cannot start", str(self.running.log))
 
     def overdue(self) -> StepFailure:
@@ -90,7 +90,7 @@ class Startup:
         text = "\n".join(self.lines)
         last_lines = "\n".join(self.lines[-TAIL_LINES:])
         where = str(self.running.log)
-        if (known := diagnose(self.diagnoses, text)) is not None:
+        if (known := diagnose(self.diagnoses, text, self.ctx.facts)) is not None:
             return known.failure(message, where)
         return StepFailure(
             message,

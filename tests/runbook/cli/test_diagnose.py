@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 
+import yaml
+
 LOG = """\
 loading
 Traceback (most recent call last):
@@ -34,6 +36,19 @@ def test_a_log_of_no_failure(cli):
     (cli.home / "x.log").write_text("all is well\n")
     answer = cli.json("diagnose", "x.log")
     assert (answer["root"], answer["lines"], answer["diagnosis"]) == (None, [], None)
+
+
+def test_the_traceback_of_a_command_step(cli):
+    script = "import json\nprint('reading')\njson.loads('{')\n"
+    run = ["python3", "-c", script]
+    step = {"id": "one", "uses": "command", "with": {"run": run}}
+    cli.book = cli.home / "book.yaml"
+    cli.book.write_text(yaml.safe_dump({"runbook": 1, "name": "test", "steps": [step]}))
+    error = cli.json("run", code=1)["error"]
+    assert error["cause"].startswith("json.decoder.JSONDecodeError: Expecting property name")
+    shown = cli.json("logs", "one", "--errors")["lines"]
+    assert error["cause"] in shown
+    assert any(line.startswith('  File "') for line in shown), "with what led there"
 
 
 def test_a_log_that_is_not_there(cli):

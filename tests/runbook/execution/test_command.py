@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from runbook.document.compile import compile_book
@@ -22,6 +23,7 @@ from runbook.protocol import Check, StepFailure
 from runbook.remedy import Remedy
 
 COMMAND = Command()
+PROGRAMS = yaml.safe_load(Path(__file__).with_name("programs.yaml").read_text())
 
 
 def context(workspace: Path, step: str = "one", **inputs: Any) -> StepContext:
@@ -62,6 +64,20 @@ def test_shell_text_stops_at_the_first_failure(tmp_path: Path) -> None:
     assert caught.value.code == "command_failed"
     assert caught.value.remedy == Remedy("logs", ("{step}", "--errors"))
     assert (tmp_path / "first").exists() and not (tmp_path / "second").exists()
+
+
+@pytest.mark.parametrize("case", PROGRAMS, ids=lambda case: case["case"])
+def test_the_cause_is_the_first_error_of_the_program(tmp_path: Path, case: dict[str, Any]) -> None:
+    (tmp_path / "words").write_text(case["prints"] + "then\n" * case.get("then", 0))
+    ctx = context(tmp_path, run="cat words; exit 3", creates="never")
+    ctx.uses = "command"
+    with pytest.raises(StepFailure) as caught:
+        COMMAND.apply(ctx)
+    failure = caught.value
+    assert (failure.code, failure.message) == (case["code"], "sh failed with exit status 3")
+    assert failure.cause.startswith(case["cause"])
+    assert failure.retryable
+    assert failure.remedy
 
 
 def test_check(tmp_path: Path) -> None:

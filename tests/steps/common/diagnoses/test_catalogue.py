@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from jinja2 import UndefinedError
+from jinja2.sandbox import SecurityError
 
 from runbook.remedy import Remedy
 from runbook.steps import STEPS
@@ -14,6 +17,7 @@ from runbook.steps.common.diagnoses import catalogue, diagnose
 
 ALL = catalogue()
 HERE = Path(__file__).parent
+CONDITIONS = yaml.safe_load((HERE / "conditions.yaml").read_text())
 LOGS = yaml.safe_load((HERE / "logs.yaml").read_text())
 READY = (Path(__file__).parents[2] / "serve" / "logs" / "ready.log").read_text()
 
@@ -26,10 +30,34 @@ def test_excerpts(known):
 
 @pytest.mark.parametrize("known", ALL, ids=lambda known: known.id)
 def test_it_is_the_one_that_is_reported(known):
+    facts = next((c["facts"] for c in CONDITIONS if c["id"] == known.id), None)
     for step in known.steps:
-        found = diagnose(step, known.matches)
+        found = diagnose(step, known.matches, facts)
         assert found is not None
         assert found.diagnosis.id == known.id
+
+
+@pytest.mark.parametrize("case", CONDITIONS, ids=lambda case: case["id"])
+def test_facts_in_the_condition(case):
+    found = diagnose("serve", case["text"], case["facts"])
+    assert found is not None
+    assert found.diagnosis.id == case["id"]
+
+
+def test_a_condition_is_met_by_some_machine_and_not_by_another():
+    conditional = [known for known in ALL if known.when]
+    assert conditional
+    assert {known.id for known in conditional} <= {case["id"] for case in CONDITIONS}
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["facts.__class__", "''.__class__.__mro__", "facts.gpus.clear()", "facts.nothing", "nothing"],
+)
+def test_a_condition_reads_facts_and_nothing_else(condition):
+    known = replace(ALL[0], when=condition)
+    with pytest.raises((SecurityError, UndefinedError)):
+        known.possible({"gpus": []})
 
 
 def test_a_start_that_succeeded_shows_no_failure():

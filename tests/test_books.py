@@ -111,7 +111,7 @@ def inputs_of(book, variant="v4", outputs=OUTPUTS):
     outputs["preflight"]["variant"] = outputs["publish"]["variant"] = variant
     scope = {
         "inputs": book["inputs"],
-        "facts": {"gpus": []},
+        "facts": {"gpus": [], "cpu": {"cores": 32}},
         "workspace": "/w",
         "steps": {name: {"outputs": values} for name, values in outputs.items()},
     }
@@ -224,7 +224,7 @@ def machine(told):
         {"a": a, "b": b, "kind": "NODE", "nvlinks": 18 if hopper else 0}
         for a, b in itertools.combinations(range(count), 2)
     ]
-    return {"gpus": gpus, "gpu_links": links}
+    return {"gpus": gpus, "gpu_links": links, "cpu": {"cores": 32}}
 
 
 HARDWARE = {"rtx-pro-6000-x2": "MARLIN", "h200-x2": "HUMMING", "h100-x4": "HUMMING"}
@@ -244,6 +244,8 @@ def test_the_flagship_breaks_no_rule_on_its_hardware(tmp_path, hardware, profile
     outputs["collectives"]["env"] = {"NCCL_P2P_DISABLE": "0" if on_nvlink else "1"}
     serve = inputs_of(book, outputs=outputs)["serve"]
     assert effective(serve).tensor_parallel_size == told[hardware]["gpus"]
+    threads = spec(effective(serve))["env"]["VLLM_TRITON_JIT_WARMUP_NUM_THREADS"]
+    assert int(threads) == 32 // told[hardware]["gpus"]
     assert HARDWARE[hardware] in serve.proof[0]
     variables = set(spec(effective(serve))["env"])
     serve.release["variables"] = sorted(variables)  # whether they are known is the build's word

@@ -23,8 +23,15 @@ VARIABLES = {
     "FLASHINFER_WORKSPACE_BASE": "flashinfer",
     "TILELANG_CACHE_DIR": "tilelang",
     "HUMMING_CACHE_DIR": "humming",
+    "CUTE_DSL_CACHE_DIR": "cute_dsl",
+    "QUACK_CACHE_DIR": "quack",
+    "B12X_COMPILE_CACHE_DIR": "b12x",
 }
 """The variables of vLLM 0.33.0 and of what it compiles with, and the folder of each in ours."""
+
+
+STARTS = "starts.json"
+"""Beside the folders: how long servers took to start with them."""
 
 
 def folder(cache: Path, wheel: str) -> Path:
@@ -46,6 +53,12 @@ def architecture(facts: Mapping[str, Any]) -> str:
     return "-".join(sorted(found)) or "cpu"
 
 
+def served(ctx: Context, wheel: str) -> bool:
+    """Whether a server of this wheel became ready on this architecture before."""
+    place = folder(ctx.cache, wheel) / architecture(ctx.facts)
+    return bool(wheel) and (place / STARTS).exists()
+
+
 @dataclass(frozen=True, slots=True)
 class Starts:
     """How long starts with the kernels of one folder took: the first, which compiled them, and
@@ -61,7 +74,7 @@ class Starts:
         """Record a start; what is known of both then."""
         known: dict[str, float] = {}
         if self.spec.get("base_env"):
-            file = Path(self.spec["base_env"]["VLLM_CACHE_ROOT"]).parent / "starts.json"
+            file = Path(self.spec["base_env"]["VLLM_CACHE_ROOT"]).parent / STARTS
             known = read_json(file) or {}
             known["first" if first else "later"] = seconds
             file.parent.mkdir(parents=True, exist_ok=True)

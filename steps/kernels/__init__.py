@@ -97,12 +97,14 @@ def _left_to_the_first_start(why: str) -> Reason:
 
 
 def _hindrance(ctx: Context) -> str | None:
-    """Why no server can be started now, in words."""
-    from runbook.steps.common import facts
+    """Why no server is to be started now, in words."""
+    from runbook.steps.common import facts, jit
 
     gpus = ctx.facts["gpus"]
     if not gpus:
         return "there is no GPU, so there are no kernels to compile"
+    if jit.served(ctx, ctx.inputs.build):
+        return "a server of this build has served here: its kernels are kept"
     for load in facts.gpu_load():
         if load["used"] > ctx.inputs.gpu_used_mib * MIB:
             used = size(load["used"])

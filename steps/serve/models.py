@@ -113,6 +113,12 @@ class Inputs(Served):
         "server counts as ready: some servers die of their first long prompt. 0 asks none; null "
         "is 0.9 on GPUs, else 0.",
     )
+    near_limit_tokens: int = Field(
+        65536,
+        ge=1,
+        description="Tokens of that request at most: 52,000 took 28 s on two H200, and half a "
+        "million would take minutes.",
+    )
     rollback: bool = Field(
         True,
         description="If a server with other settings does not become ready, start the one again "
@@ -157,7 +163,7 @@ class Outputs(Strict):
     )
     api_key_file: str | None = Field(None, description="File of the API key; null: none is asked.")
     near_limit_tokens: int | None = Field(
-        None, description="Tokens of the longest prompt that was answered while it started."
+        None, description="Tokens of the long prompt that was answered while it started."
     )
     draft_head_shared: bool | None = Field(
         description="True if the log says that the draft shares the target's embedding and head; "

@@ -151,8 +151,9 @@ class Startup(vllm.Startup):
         if limit is None:
             return None
         self.enter("near_limit")
-        prompt = long_prompt(int(share * limit) - LONG_ANSWER, Path(self.inputs.model))
-        self.ctx.log(f"ask with a prompt of {len(prompt)} tokens, {share:.0%} of the limit")
+        tokens = min(int(share * limit) - LONG_ANSWER, self.inputs.near_limit_tokens)
+        prompt = long_prompt(tokens, Path(self.inputs.model))
+        self.ctx.log(f"ask with a prompt of {tokens} tokens; the limit is {limit}")
         request = {
             "model": self.inputs.served_model_name,
             "prompt": prompt,
@@ -163,7 +164,7 @@ class Startup(vllm.Startup):
         if isinstance(answer, dict) and _has_tokens(answer):
             return len(prompt)
         self._settle()
-        failure = self.failure("a prompt near the context's limit fails", "near_limit_failed")
+        failure = self.failure(f"a prompt of {tokens} tokens fails", "near_limit_failed")
         if failure.code == "near_limit_failed":
             failure.cause = f"{str(answer)[:600]}\n{failure.cause}".strip()
             failure.remedy = Remedy(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runbook.protocol import Reason
-from runbook.steps.common.flags.profiles import NoProfile, chosen
+from runbook.steps.common.flags import profiles
 
 World = dict[str, Any]
 
@@ -117,8 +117,10 @@ def world(given: Mapping[str, Any], unknown: Collection[str], facts: Mapping[str
     release = given.get("release") or {}
     tops = {path.partition(".")[0] for path in unknown}
     # Any flag may be among further arguments that are not known.
-    unset = ("*",) if "extra_args" in tops else tops
+    unset = {"*"} if "extra_args" in tops else tops
     flags = Known({**given, **_extra(given.get("extra_args") or [])}, unset)
+    if "*" in unset:
+        flags = Known({name: value for name, value in flags.items() if value is not None}, unset)
     env: dict[str, str] = {}
     for layer in given.get("env") or []:
         env.update(layer)
@@ -139,6 +141,8 @@ def world(given: Mapping[str, Any], unknown: Collection[str], facts: Mapping[str
         "gpu": _gpu(facts, tp * pp * dp, devices.split(",") if devices else None),
         "memlock": _memlock(),
     }
+    if facts.get("cpu"):
+        found["cores"] = facts["cpu"]["cores"]
     if release.get("version"):
         numbers = str(release["version"]).split("+")[0].split(".")[:2]
         found["release"] = [int(part) for part in numbers if part.isdigit()]
@@ -155,18 +159,18 @@ def _with_profile(
     given: Mapping[str, Any], unknown: Collection[str]
 ) -> tuple[dict[str, Any], set[str]]:
     """The inputs with those of the chosen profile laid over them, and what then is not known."""
-    values, missing = dict(given), set(unknown)
-    profiles = given.get("profiles") or {}
+    values, missing = profiles.spread(given, unknown)
+    told = given.get("profiles") or {}
     if "profile" in missing:  # any may be chosen, and give its own value
-        open_names = {key for profile in profiles.values() for key in profile}
+        open_names = {key for profile in told.values() for key in profile}
         return {k: v for k, v in values.items() if k not in open_names}, missing | open_names
     try:
-        name, _ = chosen(given)
-    except NoProfile:
+        name, _ = profiles.chosen(given)
+    except profiles.NoProfile:
         name = None  # refused by the inputs themselves
-    profile = profiles.get(name)
+    profile = told.get(name)
     for key, value in (profile or {}).items():
-        if key in ("env", "extra_args"):
+        if key in profiles.LAYERED:
             values[key] = [*(values.get(key) or []), *value]
         elif value is not None:
             values[key] = value

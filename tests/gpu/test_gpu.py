@@ -17,12 +17,22 @@ HERE = Path(__file__).parent
 @pytest.mark.parametrize("book", sorted(HERE.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_book_is_valid_and_leaves_multicast_alone(book, tmp_path):
     compiled = compile_book(str(book), [], tmp_path, {}, require_inputs=False)
-    (serve,) = (step for step in compiled["steps"] if step["uses"] == "serve")
-    flags = serve["with"]
+    steps = {step["uses"]: step["with"] for step in compiled["steps"]}
+    flags = steps["serve"]["flags"] or steps["serve"]
     if flags["tensor_parallel_size"] > 1:
         env = {k: v for layer in flags["env"] for k, v in layer.items()}
         assert env["VLLM_ALLREDUCE_USE_FLASHINFER"] == env["VLLM_ALLREDUCE_USE_SYMM_MEM"] == "0"
         assert env["NCCL_NVLS_ENABLE"] == "0"
+
+
+def test_the_kernels_are_compiled_for_what_serves(tmp_path):
+    book = str(HERE / "full-size-two-h200.yaml")
+    compiled = compile_book(book, [], tmp_path, {}, require_inputs=False)
+    steps = {step["uses"]: step["with"] for step in compiled["steps"]}
+    kernels, serve = steps["kernels"], steps["serve"]
+    for name in ("flags", "profile", "profiles", "vllm"):
+        assert kernels[name] == serve[name]
+    assert kernels["build"] == serve["digests"]["build"]
 
 
 def test_every_staged_package_has_one_locked_version():

@@ -58,13 +58,13 @@ def overlay(layers: list[dict[str, str]]) -> dict[str, str]:
 
 
 def effective(inputs: SimpleNamespace) -> SimpleNamespace:
-    """The inputs with those of the chosen profile laid over them."""
+    """The inputs over the shared flags, and the chosen profile's over both."""
+    values, _ = profiles.spread(vars(inputs))
     if inputs.profile is None:
-        return inputs
-    values = dict(vars(inputs))
+        return SimpleNamespace(**values)
     values["profile"], values["profile_reason"] = profiles.chosen(values)
     for name, value in inputs.profiles[values["profile"]].items():
-        if name in ("env", "extra_args"):
+        if name in profiles.LAYERED:
             values[name] = values[name] + value
         elif value is not None:
             values[name] = value

@@ -125,6 +125,12 @@ class Profile(Flags):
 class Served(Flags):
     """Flags, and profiles of which one goes over them."""
 
+    flags: Flags | None = Field(
+        None,
+        description="Flags that steps share: those given beside go over them; `env` and "
+        "`extra_args` are added to them. One YAML anchor here serves every step that starts this "
+        "server.",
+    )
     profile: str | None = Field(
         None,
         description="The profile to serve with, by name; `auto` is the one that fits `users` and "

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 AUTO = "auto"
 """In place of a profile's name: the one that fits `users` and `context`."""
+
+
+LAYERED = ("env", "extra_args")
+"""Flags that add to each other where others replace."""
 
 
 class NoProfile(ValueError):
@@ -39,6 +43,31 @@ def chosen(given: Mapping[str, Any]) -> tuple[str | None, str]:
     if name != AUTO:
         return name, ""
     return choose(profiles, given.get("users") or 1, given.get("context") or 1)
+
+
+def spread(
+    given: Mapping[str, Any], unknown: Collection[str] = ()
+) -> tuple[dict[str, Any], set[str]]:
+    """The inputs with their shared `flags` laid under those beside, and the dotted paths of what
+    is not known of them. `env` and `extra_args` of both are taken, the shared ones first."""
+    values = {name: value for name, value in given.items() if name != "flags"}
+    missing = {path for path in unknown if path.partition(".")[0] != "flags"}
+    own = {path.partition(".")[0] for path in missing}
+    for name, value in (given.get("flags") or {}).items():
+        if name in LAYERED:
+            values[name] = [*(value or ()), *(values.get(name) or ())]
+        elif values.get(name) is None and name not in own:
+            values[name] = value
+    for path in unknown:
+        if path == "flags":
+            missing |= {"*", *LAYERED}
+        elif path.startswith("flags."):
+            name = path.split(".")[1]
+            if name in LAYERED or given.get(name) is None:
+                missing.add(path.removeprefix("flags."))
+            if values.get(name) is None:
+                values.pop(name, None)
+    return values, missing
 
 
 def described(name: str, told: Mapping[str, Any], default: bool) -> dict[str, Any]:

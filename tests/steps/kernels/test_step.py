@@ -134,6 +134,18 @@ def test_where_the_gpus_are_busy_it_is_skipped_in_words(bench):
     assert check.ok and "GPU 0 is busy" in check.reasons[0].message
 
 
+def test_where_a_server_of_the_build_has_served_nothing_is_left_to_compile(bench):
+    from runbook.steps.common import jit
+
+    ctx = bench.context()
+    jit.Starts({"base_env": jit.environment(ctx, "abc")}).add(12.0, first=True)
+    check = STEP.check(ctx)
+    assert check.ok and "has served here" in check.reasons[0].message
+    STEP.apply(ctx)
+    assert not (bench.workspace / "kernels").exists()
+    assert not STEP.check(bench.context(build="def")).ok
+
+
 def test_a_start_that_fails_is_told_and_leaves_nothing(bench):
     bench.behave(log="", exits=1)
     ctx = bench.context()

@@ -195,6 +195,10 @@ class TestNearLimit:
         assert outputs["near_limit_tokens"] == len(long["prompt"])
         assert "near_limit" in outputs["phases"]
 
+    def test_it_is_bounded(self, bench, step):
+        step.apply(bench.context(near_limit=0.9, near_limit_tokens=1500))
+        assert len(bench.requests()[1]["prompt"]) == 1500
+
     @pytest.mark.parametrize(
         ("gpus", "asked"),
         [

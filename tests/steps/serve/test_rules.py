@@ -70,7 +70,10 @@ def fired(
         model(folder, case["config"])
         given["model"] = str(folder)
     monkeypatch.setattr(rules, "_memlock", lambda: over.get("memlock"))
-    world = rules.world(given, unknown, facts(case["gpus"]))
+    machine = facts(case["gpus"])
+    if over.get("cores"):
+        machine["cpu"] = {"cores": over["cores"]}
+    world = rules.world(given, unknown, machine)
     return {reason.code: reason for reason in rules.findings(world, override)}
 
 
@@ -144,6 +147,43 @@ def test_the_chosen_profile_and_further_arguments_count() -> None:
     assert world["hosts"] == 2
     assert world["flags"]["enable_lora"] is False
     assert (world["flags"]["seed"], world["flags"]["x"]) == (3, "text")
+
+
+def test_shared_flags_count_under_those_beside() -> None:
+    given = {
+        "flags": {
+            "seed": 3,
+            "block_size": 64,
+            "env": [{"A": "0", "B": "0"}],
+            "extra_args": ["--x"],
+        },
+        "seed": 4,
+        "block_size": None,
+        "env": [{"A": "1"}],
+        "extra_args": ["--y"],
+    }
+    world = rules.world(given, (), facts("two-rtx-pro"))
+    assert (world["flags"]["seed"], world["flags"]["block_size"]) == (4, 64)
+    assert world["env"] == {"A": "1", "B": "0"}
+    assert world["flags"]["y"] is True
+
+
+@pytest.mark.parametrize(
+    "unknown", [["flags"], ["flags.seed"], ["flags.extra_args.0"]], ids=lambda paths: paths[0]
+)
+def test_what_is_not_known_of_shared_flags_is_not_taken_for_unset(unknown: list[str]) -> None:
+    given = {"seed": None, "flags": {} if unknown != ["flags"] else None}
+    flags = rules.world(given, unknown, facts("two-rtx-pro"))["flags"]
+    with pytest.raises(KeyError):
+        flags["seed"]
+    assert rules.world({"flags": {"seed": None}}, (), facts("none"))["flags"]["seed"] is None
+
+
+def test_an_unknown_layer_of_the_shared_environment_may_set_anything() -> None:
+    world = rules.world({"flags": {"env": [{"A": "1"}]}}, ["flags.env.1"], facts("none"))
+    assert world["env"]["A"] == "1"
+    with pytest.raises(KeyError):
+        world["env"]["B"]
 
 
 def test_a_profile_that_is_not_known_may_give_any_of_its_flags() -> None:

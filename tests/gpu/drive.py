@@ -1,11 +1,16 @@
 """Serve a synthetic checkpoint on this machine's GPUs, unattended, from staged parts:
 
     python3 drive.py {six,full} --parts FOLDER --out FOLDER [--limit SECONDS] [--caches FOLDER]
+        [--sequence NAME | --fresh-caches]
 
 Environment, checkpoint, run, questions, report: each has a time limit of its own, and the whole
 ends before --limit with its logs in --out, whatever happens. Called again it goes on where it was,
 as the run itself is detached and outlives a call. Exits 0 when served, 7 while the run goes on,
 else 1.
+
+A sequence is one or more starts, each told in summary.json as one of its `legs`:
+kernels-first, from empty caches the step `kernels`, then the start that finds what it left;
+without-kernels, from empty caches the first start alone, then a second.
 Needs CPython 3.12, PyTorch for CUDA 13, nvcc, gcc and xz on the machine, and no network.
 """
 
@@ -13,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -23,16 +27,35 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from machine import (
+    COMPILED,
+    ENVIRONMENT,
+    HOME,
+    MEMORY,
+    STAGE,
+    Overdue,
+    call,
+    environment,
+    last_line,
+    say,
+    unpack,
+)
+
 HERE = Path(__file__).resolve().parent
-PROJECT = HERE.parents[1]
-STAGE = Path("/tmp/runbook-gpu")
-ENVIRONMENT = STAGE / "env"
-HOME = STAGE / "home"
-"""The home folder of all that runs: what is compiled and cached lands in here."""
 BOOKS = {
-    "six": ("six-layers-one-gpu.yaml", Path("/dev/shm/runbook-six"), 6),
-    "full": ("full-size-two-h200.yaml", Path("/dev/shm/runbook-full"), 43),
+    "six": ("six-layers-one-gpu.yaml", MEMORY / "runbook-six", 6),
+    "full": ("full-size-two-h200.yaml", MEMORY / "runbook-full", 43),
 }
+SEQUENCES: dict[str, list[dict[str, Any]]] = {
+    "kernels-first": [{"leg": "kernels, then first start", "fresh": True, "kernels": True}],
+    "without-kernels": [
+        {"leg": "first start", "fresh": True, "kernels": False},
+        {"leg": "second start", "fresh": False, "kernels": False},
+    ],
+}
+"""For each start: whether its caches are removed before, and whether `kernels` goes first."""
+STARTED = ("kernels", "serve")
+"""The steps that start a server, and so have phases."""
 REPORT_SECONDS = 60
 """Kept free at the end for the report."""
 PIECE = 15 << 20
@@ -40,14 +63,6 @@ PIECE = 15 << 20
 GOES_ON, LOCKED = 7, 6
 """Exit codes of `runbook wait` and `runbook run`: not finished; another run holds the lock."""
 SAMPLE = "timestamp,index,name,memory.used,utilization.gpu,power.draw"
-SCRIPTS = {
-    "vllm": "from vllm.entrypoints.cli.main import main",
-    "runbook": "from runbook.__main__ import main",
-}
-
-
-class Overdue(Exception):
-    """A stage took longer than it may."""
 
 
 class Drive:
@@ -55,8 +70,10 @@ class Drive:
         self.options = options
         self.end = time.monotonic() + options.limit
         self.book, self.checkpoint, self.layers = BOOKS[options.size]
-        self.workspace = STAGE / f"workspace-{options.size}"
+        # The kernels' own checkpoint, 27 GB, is written here: into memory, as the large one.
+        self.workspace = MEMORY / f"runbook-workspace-{options.size}"
         self.timeline = STAGE / "timeline.json"
+        self.legs = STAGE / f"legs-{getattr(options, 'sequence', None)}.json"
         self.answers: list[dict[str, Any]] = []
 
     def left(self) -> float:
@@ -82,35 +99,6 @@ class Drive:
         limit = max(1.0, min(limit, self.left() - REPORT_SECONDS))
         return call(argv, limit, **how)
 
-    def environment(self) -> None:
-        """A virtual environment with the staged packages before those of this machine's PyTorch."""
-        done = ENVIRONMENT / ".ready"
-        if done.exists():
-            return
-        shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-        self.call([sys.executable, "-m", "venv", "--without-pip", ENVIRONMENT], 60, check=True)
-        (site,) = (ENVIRONMENT / "lib").glob("python3.*/site-packages")
-        parts = sorted(Path(self.options.parts).glob("part.*"))
-        if not parts:
-            raise SystemExit(f"there are no parts in {self.options.parts}")
-        unpack = f"cat {' '.join(map(str, parts))} | xz -dc -T0 | tar -C {site} -xf -"
-        self.call(["bash", "-o", "pipefail", "-c", unpack], 180, check=True)
-        parent = site_packages(sys.executable)
-        # After the staged packages in the order of import, its own .pth files included.
-        (site / "zz-parent.pth").write_text(f"import site; site.addsitedir({str(parent)!r})\n")
-        (site / "runbook.pth").write_text(f"{PROJECT}\n")
-        for name, line in SCRIPTS.items():
-            script = ENVIRONMENT / "bin" / name
-            # Guarded, since the engine's processes are spawned: they import this file again.
-            guarded = 'if __name__ == "__main__":\n    sys.exit(main())\n'
-            text = f"#!{ENVIRONMENT}/bin/python\nimport sys\n\n{line}\n\n{guarded}"
-            script.write_text(text)
-            script.chmod(0o755)
-        compile_all = [ENVIRONMENT / "bin/python", "-m", "compileall", "-q", "-j", "0"]
-        compile_all += ["-x", "flashinfer/data/", site]
-        self.call(compile_all, 90)
-        done.touch()
-
     def caches(self) -> None:
         """Put in place what an earlier machine compiled, once."""
         if HOME.exists():
@@ -127,11 +115,67 @@ class Drive:
             argv = [ENVIRONMENT / "bin/python", HERE / "flagship.py", self.checkpoint, self.layers]
             self.call(argv, 150, check=True)
 
-    def run(self) -> int:
+    def fresh_caches(self) -> None:
+        """End the server and remove all that was ever compiled here."""
+        if self.workspace.exists():
+            self.runbook("cancel", limit=60)
+            done = self.runbook("destroy", *STARTED, "--yes", limit=90)
+            if done.returncode:
+                raise SystemExit("what was served cannot be undone")
+        for folder in (HOME, *COMPILED):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def sequence(self) -> int:
+        """The starts of a sequence one after the other, from the one that is not done."""
+        legs = SEQUENCES[self.options.sequence]
+        state = json.loads(self.legs.read_text()) if self.legs.exists() else []
+        for number, leg in enumerate(legs):
+            if number < len(state) and state[number].get("done"):
+                continue
+            if number == len(state):
+                if leg["fresh"]:
+                    self.fresh_caches()
+                state.append({"leg": leg["leg"], "began": round(time.time())})
+                self.legs.write_text(json.dumps(state, indent=1))
+                again = () if leg["fresh"] else ("--force", "serve")
+            else:
+                again = ()
+            say(f"leg: {leg['leg']}")
+            kernels = f"kernels={str(leg['kernels']).lower()}"
+            code = self.run("--set", kernels, "--until", "serve", *again)
+            if code:
+                return code
+            state[number] |= {"done": round(time.time()), **self.started(number)}
+            self.legs.write_text(json.dumps(state, indent=1))
+        return 0
+
+    def started(self, number: int) -> dict[str, Any]:
+        """What the steps that start servers say of their starts; their logs are put aside."""
+        found: dict[str, Any] = {}
+        for step in STARTED:
+            file = self.workspace / ".runbook" / "checkpoints" / f"{step}.json"
+            if file.exists():
+                outputs = json.loads(file.read_text())["outputs"]
+                words = ("seconds", "start_seconds", "phases", "backends", "near_limit_tokens")
+                found[step] = {word: outputs[word] for word in words if word in outputs}
+        for log in self.logs():
+            kept = STAGE / f"{self.options.sequence}-{number}"
+            kept.mkdir(exist_ok=True)
+            shutil.copyfile(log, kept / f"{self.step(log)}.log")
+        return found
+
+    def step(self, log: Path) -> str:
+        return log.relative_to(self.workspace).parts[0]
+
+    def run(self, *more: str) -> int:
         """Start the run unless one goes on, and wait as long as there is time."""
         HOME.mkdir(parents=True, exist_ok=True)
-        sets = [word for value in self.options.set for word in ("--set", value)]
-        started = self.runbook("run", "--detach", "--yes", *sets, *self.options.run, limit=60)
+        given = [f"checkpoint={self.checkpoint}", f"vllm={ENVIRONMENT}/bin/vllm"]
+        given += [f"python={ENVIRONMENT}/bin/python"] if self.options.size == "full" else []
+        given += self.options.set
+        words = [word for value in given for word in ("--set", value)]
+        words += [*self.options.run, *more]
+        started = self.runbook("run", "--detach", "--yes", *words, limit=60)
         if started.returncode not in (0, LOCKED):
             return started.returncode
         code = GOES_ON
@@ -150,7 +194,7 @@ class Drive:
         return self.call(argv, limit, env=environment(), check=False)
 
     def logs(self) -> list[Path]:
-        return sorted(self.workspace.glob("*/server.log"))
+        return sorted(self.workspace.rglob("server.log"))
 
     def ask(self) -> None:
         """A short question and a long one."""
@@ -187,69 +231,24 @@ class Drive:
         }
         for log in self.logs():
             with log.open(errors="replace") as lines:
-                summary[f"phases of {log.parent.name}"] = phases(lines)
+                summary[f"phases of {self.step(log)}"] = phases(lines)
+        if self.legs.exists():
+            summary["legs"] = json.loads(self.legs.read_text())
         if (ENVIRONMENT / "bin/runbook").exists():
             argv = [ENVIRONMENT / "bin/runbook", "status", HERE / self.book, "--json"]
             said = call([*argv, "--workspace", self.workspace], 10, env=environment()).stdout
             summary["status"] = json.loads(said) if said.startswith("{") else said
         (out / "summary.json").write_text(json.dumps(summary, indent=1))
-        kept = [self.workspace.name] if self.workspace.exists() else []
-        kept += [p.name for p in (STAGE / "gpu.csv", self.timeline) if p.exists()]
-        weights = "--exclude=*.safetensors"
-        tar = ["tar", "-C", STAGE, weights, "-cJf", out / "logs.tar.xz", *kept]
-        call(tar, 20)
+        kept = ["gpu.csv", *(p.name for p in STAGE.glob("*.json"))]
+        kept += [f"{name}-{n}" for name, legs in SEQUENCES.items() for n in range(len(legs))]
+        words: list[Any] = ["tar", "--exclude=*.safetensors", "-cJf", out / "logs.tar.xz"]
+        words += ["-C", STAGE, *(name for name in kept if (STAGE / name).exists())]
+        if self.workspace.exists():
+            words += ["-C", self.workspace.parent, self.workspace.name]
+        call(words, 20)
         if HOME.exists() and not self.options.no_caches:
             pack = f"tar -C {HOME} -cf - . | xz -T0 -1 | split -b {PIECE} -d - {out}/caches.tar.xz."
             call(["bash", "-c", pack], 30)
-
-
-def call(
-    argv: list[Any], limit: float, *, check: bool = False, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a program; end it and its children when it takes longer."""
-    words = [str(word) for word in argv]
-    process = subprocess.Popen(
-        words,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=env,
-        start_new_session=True,
-    )
-    try:
-        said, _ = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        said, _ = process.communicate()
-        say(f"  {words[0]} was ended after {limit:.0f} s; it said: {said[-1500:]}")
-        if check:
-            raise Overdue(words[0]) from None
-        return subprocess.CompletedProcess(words, -9, said)
-    if process.returncode and (check or env is not None):
-        say(f"  {' '.join(words[:3])} exits {process.returncode}: {said[-3000:]}")
-    if check and process.returncode:
-        raise SystemExit(f"{words[0]} failed")
-    return subprocess.CompletedProcess(words, process.returncode, said)
-
-
-def environment() -> dict[str, str]:
-    """That of this machine, with a home of its own, and NVLink multicast off in every library:
-    it can put the GPUs of a shared host out of service."""
-    return os.environ | {
-        "HOME": str(HOME),
-        "XDG_CACHE_HOME": str(HOME / ".cache"),
-        "TORCHINDUCTOR_CACHE_DIR": str(HOME / ".cache/torchinductor"),
-        "PATH": f"{ENVIRONMENT}/bin:{os.environ['PATH']}",
-        "NCCL_NVLS_ENABLE": "0",
-        "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
-        "NVSHMEM_DISABLE_NVLS": "1",
-    }
-
-
-def site_packages(python: str) -> Path:
-    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    return Path(subprocess.check_output([python, "-c", code], text=True).strip())
 
 
 def post(url: str, body: dict[str, Any], limit: float) -> dict[str, Any]:
@@ -266,17 +265,6 @@ def post(url: str, body: dict[str, Any], limit: float) -> dict[str, Any]:
     return {"usage": said["usage"], "text": str(said["choices"][0]["message"])[:300]}
 
 
-def last_line(log: Path) -> str:
-    with log.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 2000))
-        lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
-    return next((line for line in reversed(lines) if line.strip()), "")[:200]
-
-
-def say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -291,6 +279,8 @@ def main() -> int:
     )
     parser.add_argument("--run", action="append", default=[], help="a word more for `runbook run`")
     parser.add_argument("--words", type=int, default=20_000, help="words of the long question")
+    parser.add_argument("--sequence", choices=SEQUENCES, help="the starts to make")
+    parser.add_argument("--fresh-caches", action="store_true", help="remove what was compiled")
     parser.add_argument("--no-caches", action="store_true", help="do not bring caches back")
     options = parser.parse_args()
     STAGE.mkdir(parents=True, exist_ok=True)
@@ -303,14 +293,17 @@ def main() -> int:
     code = 1
     try:
         with drive.stage("environment"):
-            drive.environment()
+            unpack(Path(options.parts), drive.call)
         if options.caches:
             with drive.stage("caches"):
                 drive.caches()
         with drive.stage("checkpoint"):
             drive.write_checkpoint()
+        if options.fresh_caches:
+            with drive.stage("fresh caches"):
+                drive.fresh_caches()
         with drive.stage("run"):
-            code = drive.run()
+            code = drive.sequence() if options.sequence else drive.run()
         if code == 0:
             with drive.stage("ask"):
                 drive.ask()

@@ -22,7 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from drive import BOOKS, Drive, call, say
+from drive import BOOKS, Drive
+from machine import call, say
 
 TOKENS = 256
 """Tokens of each answer that is timed."""

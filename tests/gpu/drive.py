@@ -39,6 +39,7 @@ from machine import (
     last_line,
     say,
     unpack,
+    workspace,
 )
 
 HERE = Path(__file__).resolve().parent
@@ -70,8 +71,7 @@ class Drive:
         self.options = options
         self.end = time.monotonic() + options.limit
         self.book, self.checkpoint, self.layers = BOOKS[options.size]
-        # The kernels' own checkpoint, 27 GB, is written here: into memory, as the large one.
-        self.workspace = MEMORY / f"runbook-workspace-{options.size}"
+        self.workspace = workspace(options.size, self.checkpoint, self.layers)
         self.timeline = STAGE / "timeline.json"
         self.legs = STAGE / f"legs-{getattr(options, 'sequence', None)}.json"
         self.answers: list[dict[str, Any]] = []
@@ -191,7 +191,7 @@ class Drive:
     def runbook(self, verb: str, *words: str, limit: float) -> subprocess.CompletedProcess[str]:
         argv = [ENVIRONMENT / "bin/runbook", verb, HERE / self.book, *words]
         argv += ["--workspace", self.workspace]
-        return self.call(argv, limit, env=environment(), check=False)
+        return self.call(argv, limit, env=environment(), expected=GOES_ON)
 
     def logs(self) -> list[Path]:
         return sorted(self.workspace.rglob("server.log"))

@@ -31,14 +31,24 @@ SCRIPTS = {
 }
 
 
+ROOM, LAYER = 50 * 10**9, 37 * 10**8
+"""Bytes that a workspace in memory must have free, and of one layer of a checkpoint."""
+
+
 class Overdue(Exception):
     """A stage took longer than it may."""
 
 
 def call(
-    argv: list[Any], limit: float, *, check: bool = False, env: dict[str, str] | None = None
+    argv: list[Any],
+    limit: float,
+    *,
+    check: bool = False,
+    env: dict[str, str] | None = None,
+    expected: int = 0,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program; end it and its children when it takes longer."""
+    """Run a program; end it and its children when it takes longer. What it says is shown if it
+    fails, unless with the code `expected`."""
     words = [str(word) for word in argv]
     process = subprocess.Popen(
         words,
@@ -58,7 +68,7 @@ def call(
         if check:
             raise Overdue(words[0]) from None
         return subprocess.CompletedProcess(words, -9, said)
-    if process.returncode and (check or env is not None):
+    if process.returncode not in (0, expected) and (check or env is not None):
         say(f"  {' '.join(words[:3])} exits {process.returncode}: {said[-3000:]}")
     if check and process.returncode:
         raise SystemExit(f"{words[0]} failed")
@@ -107,6 +117,14 @@ def unpack(parts: Path, call: Callable[..., Any]) -> None:
     compile_all += ["-x", "flashinfer/data/", site]
     call(compile_all, 90)
     done.touch()
+
+
+def workspace(size: str, checkpoint: Path, layers: int) -> Path:
+    """Where it is: in memory if that has room for the kernels' own checkpoint, 27 GB, too."""
+    places = [folder / f"runbook-workspace-{size}" for folder in (MEMORY, STAGE)]
+    wanted = ROOM + (0 if checkpoint.exists() else layers * LAYER)
+    enough = shutil.disk_usage(MEMORY).free > wanted
+    return next((place for place in places if place.exists()), places[0 if enough else 1])
 
 
 def site_packages(python: str) -> Path:

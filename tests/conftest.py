@@ -15,12 +15,19 @@ from pathlib import Path
 
 import click
 import pytest
+from hypothesis import settings
 
 from runbook.cli.verbs import verbs
+from tests.warm import Warm
 
 # A shell that starts the tests in the background has SIGINT ignored, which servers would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# A machine may be busy otherwise: no test is timed.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
+
+WARM = Warm()
 SCHEMAS = Path(__file__).parents[1] / "runbook" / "schemas"
 
 
@@ -92,10 +99,13 @@ class Cli:
         }
 
     def argv(self, verb: str, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "runbook", *self.arguments(verb, *arguments)]
+
+    def arguments(self, verb: str, *arguments: str) -> list[str]:
         known = verbs().get(verb)
         takes_book = known is None or known.book
         book = [str(self.book)] if self.book is not None and takes_book else []
-        return [sys.executable, "-m", "runbook", verb, *book, *arguments]
+        return [verb, *book, *arguments]
 
     def run(
         self,
@@ -106,13 +116,11 @@ class Cli:
         **environment: str,
     ):
         """The finished process; `code` is what its exit code must be (None: any)."""
-        process = subprocess.run(
-            self.argv(verb, *arguments),
-            env={**self.environment, **environment},
-            cwd=self.home,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
+        process = WARM.run(
+            self.arguments(verb, *arguments),
+            {**self.environment, **environment},
+            self.home,
+            timeout,
         )
         if code is not None:
             assert process.returncode == code, (process.stdout, process.stderr)

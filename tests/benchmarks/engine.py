@@ -3,6 +3,7 @@
     python tests/benchmarks/engine.py [--rounds 15] [--tasks 7 5000] [--book rehearsal]
 
 Prints JSON lines: medians in seconds, of rounds in which the programs take turns, and their ratio.
+`cpu`: the same of the processors' time, which a machine that is busy otherwise tells better.
 With --book also the no-op run of that book, which must have been run before in its workspace.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -31,10 +33,13 @@ def task_make():
 """
 
 
-def timed(argv: list[str], folder: Path, environment: dict[str, str]) -> float:
-    begin = time.perf_counter()
+def timed(argv: list[str], folder: Path, environment: dict[str, str]) -> tuple[float, float]:
+    """Seconds on the clock, and of the processors."""
+    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(argv, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - begin
+    end, after = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return end - begin, used
 
 
 def compare(tasks: int, rounds: int) -> None:
@@ -65,16 +70,19 @@ def compare(tasks: int, rounds: int) -> None:
     }
     for argv in commands.values():
         timed(argv, folder, environment)
-    times: dict[str, list[float]] = {name: [] for name in commands}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
     for _ in range(rounds):
         for name, argv in commands.items():
             times[name].append(timed(argv, folder, environment))
     shutil.rmtree(folder)
-    medians = {name: statistics.median(values) for name, values in times.items()}
     line = {"benchmark": "no-op", "tasks": tasks, "rounds": rounds}
-    line |= {f"{name}_seconds": round(value, 4) for name, value in medians.items()}
-    for name in ("run", "plan", "status"):
-        line[f"{name}_to_doit"] = round(medians[name] / medians["doit"], 3)
+    for which, mark in enumerate(("", "cpu_")):
+        medians = {
+            name: statistics.median(pair[which] for pair in pairs) for name, pairs in times.items()
+        }
+        line |= {f"{name}_{mark}seconds": round(value, 4) for name, value in medians.items()}
+        for name in ("run", "plan", "status"):
+            line[f"{name}_to_doit{mark and '_cpu'}"] = round(medians[name] / medians["doit"], 3)
     print(json.dumps(line), flush=True)
 
 
@@ -82,7 +90,8 @@ def book(name: str, rounds: int) -> None:
     program = Path(sys.executable).parent / "runbook"
     for verb in ("run", "status"):
         values = [
-            timed([str(program), verb, name], Path.cwd(), dict(os.environ)) for _ in range(rounds)
+            timed([str(program), verb, name], Path.cwd(), dict(os.environ))[0]
+            for _ in range(rounds)
         ]
         median = round(statistics.median(values), 4)
         print(json.dumps({"benchmark": verb, "book": name, "rounds": rounds, "seconds": median}))

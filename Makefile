@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-header --no-annotate --extra build
 
-.PHONY: install rehearse test fast e2e lint schema lock clean
+.PHONY: install rehearse test fast harness e2e mutants lint schema lock clean
 
 # Wheels only: what a source distribution does while it is built, no hash pins.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all:
@@ -34,13 +34,21 @@ install: $(VENV)/.ready
 rehearse: $(VENV)/.ready
 	@$(BIN)/runbook run rehearsal $(if $(PORT),--set port=$(PORT))
 
-test: fast e2e
+test: fast harness e2e
 
 fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto -m "not e2e and not network"
+	$(BIN)/python -m pytest -n auto -m "not harness and not e2e and not network"
+
+# Kills, damaged records, refusing disks: real processes by the dozen.
+harness: $(VENV)/.dev
+	$(BIN)/python -m pytest -n auto -m "harness and not e2e and not network"
 
 e2e: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "e2e or network"
+
+# By hand, an hour on two cores: what the tests of decisions, records and proofs let pass.
+mutants: $(VENV)/.dev
+	$(BIN)/python -m tests.mutants
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -60,4 +68,4 @@ lock: $(VENV)/.dev
 	$(BIN)/python -m runbook.env.relock
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist mutants *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -70,8 +70,9 @@ def test_a_log_that_there_is_not(workspace, two_runs, step, attempt, message):
 
 
 @pytest.mark.parametrize(
-    ("tail", "expected"), [(None, ["a", "b\ufffd", "c"]), (2, ["b\ufffd", "c"]), (0, []), (9, ["a", "b\ufffd", "c"])]
-)  # fmt: skip
+    ("tail", "expected"),
+    [(None, ["a", "b\ufffd", "c"]), (9, ["a", "b\ufffd", "c"]), (2, ["b\ufffd", "c"]), (0, [])],
+)
 def test_lines(tmp_path, tail, expected):
     (tmp_path / "log").write_bytes(b"a\nb\xff\nc\n")
     assert logs.lines(tmp_path / "log", tail) == expected

@@ -6,11 +6,14 @@ import json
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runbook.document.build import build
 from runbook.document.errors import DocumentInvalid
+
+pytestmark = pytest.mark.harness
 
 GOOD = (Path(__file__).parent / "wellformed" / "everything.yaml").read_text()
 PARTS = sorted({*GOOD.split(), *"{}[]:,-#&*!|>'\"%@`?", "{{", "}}", "{%", "%}", "\t", "\n", "  "})

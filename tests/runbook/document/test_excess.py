@@ -15,6 +15,8 @@ from runbook.document.template import compile_condition, compile_value, evaluate
 from runbook.protocol import StepFailure
 from tests.runbook.helpers import write_book
 
+pytestmark = pytest.mark.harness
+
 SCOPE = {"inputs": {"n": 10**6, "text": "x" * 1000, "list": ["a"] * 1000, "big": 10**9}}
 # Each would take gigabytes or for ever; the code of the failure.
 EXCESSIVE = {

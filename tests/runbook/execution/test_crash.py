@@ -13,6 +13,8 @@ from runbook.process import session_members
 from tests.conftest import Cli, kill
 from tests.runbook.helpers import write_book
 
+pytestmark = pytest.mark.harness
+
 
 @pytest.fixture
 def three(cli):

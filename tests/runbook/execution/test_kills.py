@@ -22,6 +22,8 @@ from runbook.process import of_attempts, session_members
 from tests.conftest import Cli
 from tests.runbook.helpers import write_book
 
+pytestmark = pytest.mark.harness
+
 KILLS = int(os.environ.get("RUNBOOK_TEST_KILLS", "40"))
 LANES = 4
 

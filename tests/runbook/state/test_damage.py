@@ -17,6 +17,8 @@ from runbook.state import checkpoints
 from runbook.state.workspace import Workspace
 from tests.runbook.state import damage
 
+pytestmark = pytest.mark.harness
+
 VERBS = {
     "status": ["status"],
     "wait": ["wait", "--timeout", "0", "--since", "0"],

@@ -13,6 +13,8 @@ import pytest
 from runbook.state.workspace import Workspace
 from tests.runbook.helpers import write_book
 
+pytestmark = pytest.mark.harness
+
 CLOSED = ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-", ""]
 
 

@@ -17,6 +17,8 @@ from runbook.errors import EXIT_CODES, INTERNAL
 from runbook.state.workspace import Workspace
 from tests.runbook.helpers import write_book
 
+pytestmark = pytest.mark.harness
+
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE, errno.EIO)
 CODES = {disk.MEANINGS[number][0] for number in REFUSALS} | {"workspace_not_writable"}
 CALLS = ("fsync", "replace", "mkdir", "symlink", "pwrite", "ftruncate", "open")

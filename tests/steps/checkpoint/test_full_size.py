@@ -18,6 +18,8 @@ from tests.steps.checkpoint import full_size
 from tests.steps.checkpoint.cases import PATCHED
 from tests.steps.checkpoint.test_hub import NAME, Counting, served
 
+pytestmark = pytest.mark.harness
+
 TENSORS = 72_317
 STAGES = [1_568, 1_565, 1_572]
 """As published of the release: in all, and in its last three files."""

@@ -24,6 +24,8 @@ from tests.steps.checkpoint import full_size
 from tests.steps.checkpoint.cases import PATCHED
 from tests.steps.mtp import tiny
 
+pytestmark = pytest.mark.harness
+
 SECONDS = 5
 SHARD = "model.safetensors"
 SMALL: dict[str, Any] = {

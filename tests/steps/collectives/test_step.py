@@ -16,6 +16,8 @@ from runbook.protocol import StepFailure
 from runbook.steps.collectives import CUSTOM, Collectives
 from runbook.steps.collectives.models import Inputs, Outputs
 
+pytestmark = pytest.mark.harness
+
 STEP = Collectives()
 WITH, WITHOUT = "NCCL with peer access", "NCCL without peer access"
 GPUS = [{"index": i, "uuid": f"GPU-{i}", "driver": "580", "architecture": "12.0"} for i in (0, 1)]

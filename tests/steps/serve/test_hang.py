@@ -13,6 +13,8 @@ import pytest
 from runbook.protocol import StepFailure
 from runbook.steps.common.starting.sampler import Gpus, Sampler, all_tasks, tree, written
 
+pytestmark = pytest.mark.harness
+
 RECORDED = Path(__file__).parents[1] / "common" / "diagnoses" / "logs"
 WAITS = (
     "(EngineCore pid=900) INFO 11-26 10:02:21 [shm_broadcast.py:801] No available shared memory "

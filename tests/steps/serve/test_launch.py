@@ -20,6 +20,8 @@ from runbook.steps.serve.launch import Launch
 from runbook.steps.serve.models import Inputs
 from tests.steps.serve.conftest import READY
 
+pytestmark = pytest.mark.harness
+
 LOST = (
     "(EngineCore pid=1) ERROR 11-23 18:20:11 [core.py:1510] NotImplementedError: No WNA16 MoE "
     "backend supports the deployment configuration."

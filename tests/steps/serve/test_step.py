@@ -22,6 +22,8 @@ from runbook.steps.serve import readiness
 from runbook.steps.serve.api import Api
 from runbook.steps.serve.models import Outputs
 
+pytestmark = pytest.mark.harness
+
 LOGS = Path(__file__).parent / "logs"
 RECORDED = Path(__file__).parents[1] / "common" / "diagnoses" / "logs"
 

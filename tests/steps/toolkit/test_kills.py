@@ -19,6 +19,8 @@ from runbook.process import session_members
 from runbook.steps.toolkit import Toolkit
 from tests.steps.toolkit.conftest import Bench, CondaBench
 
+pytestmark = pytest.mark.harness
+
 DRIVER = Path(__file__).with_name("drive.py")
 KILLS = 20
 

@@ -10,7 +10,11 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from runbook.steps.vllm import Vllm
+
+pytestmark = pytest.mark.harness
 
 KILLS = 20
 SCRIPT = """

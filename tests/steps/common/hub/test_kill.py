@@ -19,6 +19,8 @@ from runbook.steps.publish.repository import Repository
 from runbook.steps.weights import Weights
 from tests.steps.common.hub.hub import PIECE, TUNING, TestHub, context, tree, write_repository
 
+pytestmark = pytest.mark.harness
+
 WORKERS = 3
 ROOT = Path(__file__).parents[4]
 

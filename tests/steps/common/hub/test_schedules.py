@@ -16,6 +16,8 @@ from runbook.steps.weights import Weights
 from tests.steps.common.hub.crash import Crash, crashing
 from tests.steps.common.hub.hub import PIECE, TUNING, Fault, TestHub, context, tree
 
+pytestmark = pytest.mark.harness
+
 WORKERS = 3
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """Where fsync costs nothing: there are thousands of them here."""

@@ -20,7 +20,7 @@ def as_failure(problem: Exception, place: Path | str, state: Path | None) -> Fai
 
 def internal(problem: Exception, state: Path | None) -> RunbookError:
     """What is said of a defect: where its details are, in a file."""
-    from runbook import crash
+    from runbook.state import crash
 
     file = crash.write(problem, state)
     return RunbookError(

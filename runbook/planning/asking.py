@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from runbook import crash
 from runbook.planning.context import StepContext
 from runbook.protocol import Check, Reason, StepFailure
+from runbook.state import crash
 
 if TYPE_CHECKING:
     from runbook.protocol import Hooks, Step

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runbook import crash, redact
+from runbook import redact
 from runbook.errors import PRECONDITION, RunbookError
 from runbook.redact import Redactor
+from runbook.state import crash
 
 VALUE = 'hf_"Abc/def+ghi'
 LONGER = VALUE + " jkl"

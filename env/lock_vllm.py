@@ -3,8 +3,9 @@
 A target has `vllm-<target>.lock.json`, of which all but `wheels` is written by hand, and may have
 `vllm-<target>.in` with further requirements. `own_index` names the wheels of its publisher's index.
 `build_requirements`, if it is there, is made from `vllm-<target>.build.in`.
-The hashes and sizes of the wheels, and `vllm-<target>.requirements.txt`, are made from them with
-the indexes that the user's pip is configured with. No host name is written.
+The hashes and sizes of the wheels, `vllm-<target>.requirements.txt` and
+`vllm-<target>.registries.json` are made from them with the indexes that the user's pip is
+configured with. No host name is written.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
+from runbook.env.registries import registries
 from runbook.files import write_atomic
 from runbook.steps.common.packages.indexes import pip_settings, uv_environment, uv_index_options
 from runbook.steps.common.packages.wheel import Wheel
@@ -122,6 +124,7 @@ def lock(target: str) -> None:
                 "bytes": wheel.stat().st_size,
             }
             requirements += requirements_of(wheel, data["drop_requirements"])
+            known = registries(wheel)
     words = {"version": data["version"], "pythons": ", ".join(data["pythons"]), "target": target}
     text = HEADER.format(**words) + resolve(sorted(set(requirements)), python)
     text = with_own_hashes(text, data.get("own_index"))
@@ -130,6 +133,8 @@ def lock(target: str) -> None:
         wanted = (HERE / f"vllm-{target}.build.in").read_text().splitlines()
         text = BUILD_HEADER.format(**words) + resolve(wanted, python)
         write_atomic(HERE / data["build_requirements"], text.encode())
+    names = HERE / f"vllm-{target}.registries.json"
+    write_atomic(names, (json.dumps(known, indent=1) + "\n").encode())
     write_atomic(path, (json.dumps(data, indent=2) + "\n").encode())
     print(f"wrote {path} and {data['requirements']}")
 

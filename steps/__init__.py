@@ -68,6 +68,46 @@ VERBS: dict[str, Any] = {
             },
         ],
     },
+    "new": {
+        "help": "Write a book NAME.yaml for a model: a checkpoint, or a recipe of "
+        "vllm-project/recipes.\n\nReads the checkpoint's headers and config, this machine and the "
+        "newest locked vLLM; what it cannot know it asks by name.",
+        "answers": "runbook.steps.new.verb:new",
+        "answer": "runbook.steps.new.verb:New",
+        "takes": [
+            {"name": "name"},
+            {
+                "name": "--from",
+                "help": "The checkpoint: org/name[@revision] on the hub, or a folder.",
+            },
+            {"name": "--recipe", "type": Path, "help": "A recipe, in YAML."},
+            {"name": "--variant", "help": "The variant of the recipe; default: `default`."},
+            {
+                "name": "--feature",
+                "multiple": True,
+                "help": "A feature that the recipe leaves off.",
+            },
+            {"name": "--users", "type": int, "help": "Requests side by side."},
+            {"name": "--context", "type": int, "help": "Tokens of each at most."},
+            {"name": "--target", "help": "The locked vLLM. Default: the newest for this machine."},
+            {"name": "--tensor-parallel-size", "type": int, "help": "Ranks, if not by arithmetic."},
+            {
+                "name": "--kv-bytes-per-token",
+                "type": int,
+                "help": "KV cache of a rank, where the config does not tell.",
+            },
+            {"name": "--tool-call-parser", "help": "vLLM's parser of tool calls, or none."},
+            {"name": "--reasoning-parser", "help": "vLLM's parser of reasoning, or none."},
+            {"name": "--tokenizer-mode", "help": "vLLM's tokenizer mode, or none."},
+            {"name": "--chat-template", "help": "A file that writes the prompts, or none."},
+            {"name": "--env", "multiple": True, "help": "NAME=VALUE for the server."},
+            {
+                "name": "--output",
+                "type": Path,
+                "help": "The file to write. Default: NAME.yaml here.",
+            },
+        ],
+    },
     "profiles": {
         "help": "List the profiles of BOOK's server: flags, and figures with where they come from.",
         "answers": "runbook.steps.verbs:profiles",

@@ -45,12 +45,16 @@ CODES = {
     "destroy BOOK STEP": 5,  # shows its plan
     "cache clean": 5,
     "run --unset key": 2,  # it has no default
+    "new NAME": 2,  # asks of which model
 }
 # What is only parsed, and why.
 PARSED = {
     "run rehearsal": "the end-to-end test runs it: a build of vLLM",
     "plan rehearsal": "asks the configured package indexes",
     "mcp": "its own test talks to it",
+    "new my-model --from OWNER/NAME --users 4 --context 32768": "asks the hub",
+    "new NAME --from CHECKPOINT --json": "asks for more",
+    "run ./my-model.yaml": "a book that the hub has the model of",
 }
 
 

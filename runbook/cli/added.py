@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,10 +81,15 @@ def _print(name: str, said: Mapping[str, Any], as_json: bool) -> None:
     from runbook.cli import terminal
     from runbook.cli.remedies import Renderer
 
+    renderer = Renderer(lambda *words: shlex.join(["runbook", *words]))
     document = envelope.document(
-        name, said.get("error") is None, said["body"], error=said.get("error")
+        name,
+        said.get("error") is None,
+        said["body"],
+        error=said.get("error"),
+        next=[line for one in said.get("next", ()) if (line := renderer.command(one))],
     )
-    answer = Renderer(lambda *words: " ".join(["runbook", *words])).complete(document)
+    answer = renderer.complete(document)
     if as_json:
         envelope.print_json(answer)
         return

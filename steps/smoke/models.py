@@ -37,6 +37,9 @@ class Echo(Prompt):
     expect: str | None = Field(
         None, description="The exact answer; null accepts any that is not empty."
     )
+    contains: str | None = Field(
+        None, description="What the answer must have in it; null asks nothing."
+    )
 
 
 class Reasoning(Prompt):

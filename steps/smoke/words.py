@@ -45,7 +45,20 @@ def echo(client: Client, inputs: SimpleNamespace, found: Findings) -> None:
     case = inputs.echo
     answer = client.chat(case)
     found.note(answer.content[:200])
+    before = len(found.outcomes[-1].verdicts)
     judge(found, "echo", "answer", answer.content, case["expect"], answer)
+    part = case["contains"]
+    if (
+        part is not None
+        and part not in answer.content
+        and len(found.outcomes[-1].verdicts) == before
+    ):
+        found.fail(
+            "echo_wrong",
+            "weights",
+            f"the answer is {answer.content[:80]!r}, without {part!r}",
+            from_mtp("the weights, their packing or a kernel is damaged: {command}"),
+        )
 
 
 def reasoning(client: Client, inputs: SimpleNamespace, found: Findings) -> None:
@@ -97,7 +110,7 @@ def concurrency(client: Client, inputs: SimpleNamespace, found: Findings) -> Non
     wrong = [
         f"{a.content[:80]!r} to {one['prompt'][:80]!r}"
         for one, a in zip(asked, answers, strict=True)
-        if (a.content != one["expect"] if one["expect"] is not None else not a.content.strip())
+        if not _right(a.content, one)
     ]
     found.note(f"{len(asked) - len(wrong)} of {len(asked)} right")
     if wrong:
@@ -108,6 +121,13 @@ def concurrency(client: Client, inputs: SimpleNamespace, found: Findings) -> Non
             from_build("answers mix, or a kernel fails with several sequences; serve fewer by "
                        "`max_num_seqs`, or build anew: {command}"),
         )  # fmt: skip
+
+
+def _right(content: str, case: dict[str, Any]) -> bool:
+    """Whether an answer is the one that was expected; any that is not empty if none was."""
+    if case["expect"] is not None and content != case["expect"]:
+        return False
+    return bool(content.strip()) and (case["contains"] or "") in content
 
 
 def needle(client: Client, inputs: SimpleNamespace, found: Findings) -> None:

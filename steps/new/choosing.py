@@ -264,7 +264,10 @@ def _recipe(choices: Choices, recipe: Recipe, build: Build) -> None:
                 choices.left_out.append(f"--{name.replace('_', '-')} {value}: {OURS[name]}")
             continue
         choices.flags = [c for c in choices.flags if c.key != name]
-        choices.flags.append(Choice(name, value, "by the recipe"))
+        why = "by the recipe"
+        if isinstance(value, dict) and name == "speculative_config" and value.get("model"):
+            why = f"by the recipe; vLLM itself fetches {value['model']}, at no pinned commit"
+        choices.flags.append(Choice(name, value, why))
     for flag, text in recipe.extra.items():
         if flag == "--chat-template":
             continue

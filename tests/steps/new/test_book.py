@@ -4,60 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from runbook.cli.main import invoke
 from runbook.document.compile import compile_book
 from runbook.steps.common.flags.command import effective
-from runbook.steps.new import kv, verb
-from runbook.steps.new.machine import GIB, Machine
+from runbook.steps.new import kv
+from runbook.steps.new.machine import GIB
 from runbook.steps.new.model import open_model
 from runbook.steps.publish import checkpoint
 from runbook.steps.publish.repository import Repository
 from runbook.steps.publish.server import start
 from runbook.steps.serve import rules
 from runbook.steps.serve.command import spec
-from tests.conftest import validate
 from tests.steps.new import tiny
 from tests.test_books import OUTPUTS, inputs_of
 
 HERE = Path(__file__).parent
 TABLE = yaml.safe_load((HERE / "cases.yaml").read_text())
-
-
-def machine(told: dict | None) -> Machine:
-    if told is None:
-        return Machine(memory=64 * GIB, isa="avx2", free=10**12)
-    return Machine(
-        gpus=told["gpus"],
-        gpu_name=told["name"],
-        architecture=told["architecture"],
-        gpu_memory=told["gib"] * GIB,
-        nvlink=told["nvlink"],
-        memory=512 * GIB,
-        isa="amx",
-        free=10**13,
-    )
-
-
-@pytest.fixture
-def new(tmp_path, monkeypatch, capsys):
-    """`runbook new NAME` in a folder of its own: (exit code, answer, the book's text or None)."""
-
-    def call(name, *words, on=None, **options):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(verb, "here", lambda: machine(on))
-        told = [w for k, v in options.items() for w in (f"--{k.replace('_', '-')}", str(v))]
-        code = invoke(["new", name, *map(str, words), *told, "--json"])
-        answer = json.loads(capsys.readouterr().out)
-        validate("new", answer)
-        book = tmp_path / f"{name}.yaml"
-        return SimpleNamespace(code=code, answer=answer, error=answer.get("error"), book=book)
-
-    return call
 
 
 def steps_of(book: Path, tmp_path: Path) -> dict:

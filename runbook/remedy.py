@@ -16,10 +16,11 @@ class Remedy:
     """A command of runbook that mends something. The engine renders it as a complete command for
     the book, workspace and inputs at hand.
 
-    `kind` names the kind of step that is meant, for `{step}` in the arguments; without one it is
-    the step that failed. `text` is the sentence around the command, which stands at `{command}`.
-    `otherwise` is what is said where the command cannot be given, because the document has no step
-    of that kind or no such input; without it, the part of `text` that does not need the command.
+    `kind` names the kind of step that is meant, or a role of several kinds, for `{step}` in the
+    arguments; without one it is the step that failed. `text` is the sentence around the command,
+    which stands at `{command}`. `otherwise` is what is said where the command cannot be given,
+    because the document has no step of that kind or no such input; without it, the part of `text`
+    that does not need the command.
     """
 
     verb: str

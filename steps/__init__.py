@@ -20,6 +20,12 @@ STEPS = {
     "weights": "runbook.steps.weights:Weights",
 }
 
+MODEL = "model"
+ROLES = {MODEL: ("mtp", "mtp-assemble", "weights")}
+"""Kinds that do the same for a book, by what it is: a remedy may name that in place of a kind. The
+nearest before the step that failed is meant: of a book without a mended model that which fetches
+it."""
+
 FACTS = {
     "cpu": "runbook.steps.common.facts:cpu",
     "gpu_links": "runbook.steps.common.facts:gpu_links",

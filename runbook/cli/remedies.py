@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import re
 import shlex
@@ -90,10 +91,11 @@ class Renderer:
         return self._line(remedy.verb, *arguments)
 
     def step_of(self, kind: str, step: str) -> str:
-        """The id of the step of a kind that matters to `step`: itself, else the nearest before it,
-        else the last; "" if there is none."""
+        """The id of the step of a kind, or of a role, that matters to `step`: itself, else the
+        nearest before it, else the last; "" if there is none."""
         order = [entry["id"] for entry in self._steps]
-        found = [entry["id"] for entry in self._steps if entry["uses"] == kind]
+        kinds = importlib.import_module("runbook.steps").ROLES.get(kind, (kind,))
+        found = [entry["id"] for entry in self._steps if entry["uses"] in kinds]
         if step in found:
             return step
         if step in order:

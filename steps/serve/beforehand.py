@@ -9,6 +9,7 @@ from typing import Any
 
 from runbook.protocol import StepFailure
 from runbook.remedy import Remedy
+from runbook.steps import MODEL
 
 
 def require_model_folder(model: Path, speculative_config: dict[str, Any] | None) -> None:
@@ -28,7 +29,7 @@ def require_model_folder(model: Path, speculative_config: dict[str, Any] | None)
             f"{config} is not JSON",
             code="model_damaged",
             cause=str(error),
-            remedy=Remedy("run", ("--from", "{step}"), "mtp"),
+            remedy=Remedy("run", ("--from", "{step}"), MODEL),
         ) from error
     wants_head = speculative_config is not None and speculative_config["method"] == "mtp"
     if wants_head and not values.get("num_nextn_predict_layers"):
@@ -37,7 +38,7 @@ def require_model_folder(model: Path, speculative_config: dict[str, Any] | None)
             code="no_mtp_head",
             cause="num_nextn_predict_layers of its config.json is 0 or missing",
             remedy=Remedy(
-                "run", ("--from", "{step}"), "mtp", "{command}, or set `speculative_config: null`"
+                "run", ("--from", "{step}"), MODEL, "{command}, or set `speculative_config: null`"
             ),
             where=str(config),
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 from runbook.protocol import Context, StepFailure
 from runbook.remedy import Remedy
+from runbook.steps import MODEL
 from runbook.steps.common import jit, startup
 from runbook.steps.common.diagnoses import root_error
 from runbook.steps.common.metrics import Speculation, engine_steps
@@ -225,7 +226,7 @@ class Startup(vllm.Startup):
                 code="no_drafts",
                 cause="/metrics counts no draft tokens after the first completion",
                 remedy=Remedy(
-                    "run", ("--from", "{step}"), "mtp", "{command}; see the log on the draft model"
+                    "run", ("--from", "{step}"), MODEL, "{command}; see the log on the draft model"
                 ),
                 where=str(self.running.log),
             )
@@ -242,7 +243,7 @@ class Startup(vllm.Startup):
             remedy=Remedy(
                 "run",
                 ("--from", "{step}"),
-                "mtp",
+                MODEL,
                 "{command}; if the head's weights are random on purpose, set `drafts: {chance: "
                 "true}` of the serve step",
             ),

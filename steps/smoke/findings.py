@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from runbook.protocol import Reason
 from runbook.remedy import Remedy
+from runbook.steps import MODEL
 
 Layer = Literal[
     "server",  # it does not answer, or with an error
@@ -81,9 +82,9 @@ class Findings:
         return [verdict.reason() for outcome in self.outcomes for verdict in outcome.verdicts]
 
 
-def from_mtp(text: str = "{command}") -> Remedy:
+def from_model(text: str = "{command}") -> Remedy:
     """Mend or make the checkpoint anew."""
-    return Remedy("run", ("--from", "{step}"), "mtp", text)
+    return Remedy("run", ("--from", "{step}"), MODEL, text)
 
 
 def from_serve(text: str = "{command}") -> Remedy:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from runbook.steps.common.metrics import Speculation
 from runbook.steps.smoke.client import Client
-from runbook.steps.smoke.findings import Findings, from_mtp, from_serve
+from runbook.steps.smoke.findings import Findings, from_model, from_serve
 
 
 def speculation(client: Client, inputs: SimpleNamespace, found: Findings) -> None:
@@ -46,7 +46,7 @@ def speculation(client: Client, inputs: SimpleNamespace, found: Findings) -> Non
             "draft",
             f"{counts.accepted} of {counts.drafted} drafted tokens were accepted, "
             f"expected {want['accepted']} of {want['drafted']}",
-            from_mtp(
+            from_model(
                 "if no one else asked the server meanwhile, the MTP head is damaged: {command}"
             ),
         )
@@ -56,7 +56,7 @@ def speculation(client: Client, inputs: SimpleNamespace, found: Findings) -> Non
             "acceptance_low",
             "draft",
             f"{acceptance:.1%} of the drafted tokens were accepted, expected {least:.1%} or more",
-            from_mtp("the MTP head, its embedding or its quantisation is damaged: {command}"),
+            from_model("the MTP head, its embedding or its quantisation is damaged: {command}"),
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from runbook.steps.smoke.answers import Answer
 from runbook.steps.smoke.client import Client, Unanswered
-from runbook.steps.smoke.findings import Findings, Layer, from_build, from_mtp
+from runbook.steps.smoke.findings import Findings, Layer, from_build, from_model
 from runbook.steps.smoke.schema import nonconformity
 
 PARSER = (
@@ -96,12 +96,12 @@ def _judge_call(
             f"{name}_call_missing",
             layer,
             f"{len(calls)} tool calls, expected one; the answer is {answer.content[:200]!r}",
-            from_mtp("attention is damaged, or the prompt was cut: {command}"),
+            from_model("attention is damaged, or the prompt was cut: {command}"),
         )
         return
     if calls[0]["name"] != case["expect_name"]:
         message = f"it calls {calls[0]['name']}, expected {case['expect_name']}"
-        found.fail(f"{name}_name_differs", layer, message, from_mtp())
+        found.fail(f"{name}_name_differs", layer, message, from_model())
     try:
         arguments = json.loads(calls[0]["arguments"])
     except ValueError:
@@ -110,4 +110,4 @@ def _judge_call(
     if arguments != want if want is not None else not isinstance(arguments, dict):
         meant = "a JSON object" if want is None else json.dumps(want)
         message = f"the arguments are {calls[0]['arguments']}, expected {meant}"
-        found.fail(f"{name}_arguments_differ", layer, message, from_mtp())
+        found.fail(f"{name}_arguments_differ", layer, message, from_model())

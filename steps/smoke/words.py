@@ -12,7 +12,7 @@ from runbook.steps.smoke.findings import (
     Findings,
     Layer,
     from_build,
-    from_mtp,
+    from_model,
     from_serve,
     logs_of_serve,
 )
@@ -57,7 +57,7 @@ def echo(client: Client, inputs: SimpleNamespace, found: Findings) -> None:
             "echo_wrong",
             "weights",
             f"the answer is {answer.content[:80]!r}, without {part!r}",
-            from_mtp("the weights, their packing or a kernel is damaged: {command}"),
+            from_model("the weights, their packing or a kernel is damaged: {command}"),
         )
 
 
@@ -82,8 +82,8 @@ def finish(client: Client, inputs: SimpleNamespace, found: Findings) -> None:
             "weights",
             f"the answer does not end by itself: {whole.finish_reason} after "
             f"{whole.completion_tokens} tokens",
-            from_mtp("the end token may be wrong in generation_config.json, or weights be damaged: "
-                     "{command}"),
+            from_model("the end token may be wrong in generation_config.json, or weights be "
+                       "damaged: {command}"),
         )  # fmt: skip
     if (cut.finish_reason, cut.completion_tokens) != ("length", 1) and whole.completion_tokens > 1:
         found.fail(
@@ -182,7 +182,7 @@ def judge(
             f"{name}_only_special_tokens",
             "weights",
             f"the {what} is {got[:80]!r}, special tokens alone",
-            from_mtp("a kernel or the weights give no numbers any more: {command}"),
+            from_model("a kernel or the weights give no numbers any more: {command}"),
         )
     elif not got.strip():
         found.fail(*why_empty(name, what, answer))
@@ -191,7 +191,7 @@ def judge(
             f"{name}_differs",
             "weights",
             f"the {what} is {got!r}, expected {want!r}",
-            from_mtp("the weights, their packing or a kernel is damaged: {command}"),
+            from_model("the weights, their packing or a kernel is damaged: {command}"),
         )
 
 
@@ -205,7 +205,7 @@ def why_empty(name: str, what: str, answer: Answer) -> Verdict:
             f"{name}_void",
             "weights",
             f"{answer.completion_tokens} tokens were generated and none of them has a text",
-            from_mtp("they are special tokens: a kernel or the weights are damaged: {command}"),
+            from_model("they are special tokens: a kernel or the weights are damaged: {command}"),
         )
     if what == "reasoning":
         return code, "parser", message, (

@@ -6,6 +6,8 @@ import pytest
 
 from runbook.cli.remedies import Renderer
 from runbook.remedy import Remedy, dump, joined, load
+from runbook.steps import MODEL, ROLES
+from runbook.steps import STEPS as KINDS
 
 STEPS = [
     {"id": "fetch", "uses": "weights"},
@@ -39,6 +41,8 @@ def renderer():
         ),
         (Remedy("run", ("--only", "{step}"), kind="weights"), "up", "runbook run x --only draft"),
         (Remedy("run", ("--only", "{step}"), kind="weights"), "", "runbook run x --only draft"),
+        # Of a role: whichever of its kinds the document has.
+        (Remedy("run", ("--from", "{step}"), kind="model"), "up", "runbook run x --from draft"),
         (Remedy("run", ("--set", "port=1")), "", "runbook run x --set port=1"),
         (
             (Remedy("wait", text="{command} to wait"), "or go"),
@@ -81,6 +85,13 @@ def renderer():
 def test_a_remedy_in_words(renderer, remedy, step, said):
     assert renderer.text(remedy, step) == said
     assert renderer.text(load(dump(remedy)), step) == said, "as data it is the same"
+
+
+def test_the_step_that_made_the_model_is_the_nearest_of_its_kinds():
+    mended = [*STEPS[:2], {"id": "mend", "uses": "mtp"}, *STEPS[2:]]
+    remedy = Remedy("run", ("--from", "{step}"), kind=MODEL)
+    assert Renderer(line, mended).text(remedy, "up") == "runbook run x --from mend"
+    assert {kind for kinds in ROLES.values() for kind in kinds} <= set(KINDS)
 
 
 def test_every_remedy_of_an_answer_is_rendered_for_its_step_and_nothing_else(renderer):

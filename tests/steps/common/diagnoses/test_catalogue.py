@@ -12,7 +12,7 @@ from jinja2 import UndefinedError
 from jinja2.sandbox import SecurityError
 
 from runbook.remedy import Remedy
-from runbook.steps import STEPS
+from runbook.steps import ROLES, STEPS
 from runbook.steps.common.diagnoses import catalogue, diagnose
 
 ALL = catalogue()
@@ -122,7 +122,7 @@ def test_commands_in_remedies_are_data(known):
     else:
         assert isinstance(known.remedy, Remedy)
         assert "{command}" in known.remedy.text
-        assert known.remedy.kind in {"", *STEPS}
+        assert known.remedy.kind in {"", *STEPS, *ROLES}
 
 
 def test_there_are_many_for_all_that_can_fail():

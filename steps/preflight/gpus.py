@@ -15,11 +15,12 @@ ACROSS_HOST = ("PHB", "NODE", "SYS")
 
 
 def suitable(machine: Machine, want: SimpleNamespace) -> list[dict[str, Any]]:
-    """The GPUs that have the wanted architecture and memory."""
+    """The GPUs that have the wanted name, architecture and memory."""
     return [
         gpu
         for gpu in machine.nvidia["gpus"]
-        if want.gpu_architecture in (None, gpu["architecture"])
+        if (want.gpu_name or "") in gpu["name"]
+        and want.gpu_architecture in (None, gpu["architecture"])
         and gpu["memory"] >= (want.gpu_memory_mib or 0) * MIB
     ]
 
@@ -65,6 +66,8 @@ def gpus(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
     if len(fit) >= want.gpus:
         return
     needed = f"{want.gpus} GPUs"
+    if want.gpu_name:
+        needed += f" named {want.gpu_name}"
     if want.gpu_architecture:
         needed += f" of compute capability {want.gpu_architecture}"
     if want.gpu_memory_mib:

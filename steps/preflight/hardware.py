@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from runbook.steps.preflight.gpus import suitable
 from runbook.steps.preflight.machine import Machine
 
-CONDITIONS = ("gpus", "gpu_architecture", "gpu_memory_mib")
+CONDITIONS = ("gpus", "gpu_name", "gpu_architecture", "gpu_memory_mib")
 
 
 def fitted(machine: Machine, inputs: SimpleNamespace) -> SimpleNamespace:

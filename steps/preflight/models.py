@@ -17,6 +17,9 @@ class Hardware(Strict):
     """One kind of machine that the book is for."""
 
     gpus: int = Field(ge=1, description="How many NVIDIA GPUs.")
+    gpu_name: str | None = Field(
+        None, description="Words that their name has, as `Max-Q`, where cards differ by it alone."
+    )
     gpu_architecture: str | None = Field(
         None, pattern=r"^\d+\.\d$", description="Their compute capability, as `12.0`."
     )
@@ -37,9 +40,10 @@ class Inputs(Strict):
     hardware: dict[str, Hardware] = Field(
         default_factory=dict,
         description="Alternatives by name: the first that this machine meets takes the place of "
-        "`gpus`, `gpu_architecture` and `gpu_memory_mib`.",
+        "`gpus`, `gpu_name`, `gpu_architecture` and `gpu_memory_mib`.",
     )
     gpus: int | None = Field(None, ge=1, description="How many NVIDIA GPUs.")
+    gpu_name: str | None = Field(None, description="Words that their name has.")
     gpu_architecture: str | None = Field(
         None, pattern=r"^\d+\.\d$", description="Their compute capability, as `12.0`."
     )

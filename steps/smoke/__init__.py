@@ -24,6 +24,8 @@ MEASURED = (
     "drafted",
     "accepted",
     "acceptance",
+    "acceptance_by_position",
+    "tokens_per_step",
 )
 
 

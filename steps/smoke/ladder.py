@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 from runbook.process import Identity
-from runbook.steps.smoke import measures, tools, words
+from runbook.steps.smoke import efforts, measures, tools, words
 from runbook.steps.smoke.client import Client, Unanswered
 from runbook.steps.smoke.findings import Findings, Outcome, logs_of_serve
 
@@ -21,6 +21,7 @@ LADDER: dict[str, tuple[Ask, str]] = {
     "echo": (words.echo, "echo"),
     "finish": (words.finish, "finish"),
     "reasoning": (words.reasoning, "reasoning"),
+    "efforts": (efforts.efforts, "efforts"),
     "tool_call": (tools.tool_call, "tool_call"),
     "tool_stream": (tools.tool_stream, "tool_call"),
     "named_tool": (tools.named_tool, "named_tool"),

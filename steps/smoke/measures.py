@@ -27,11 +27,17 @@ def speculation(client: Client, inputs: SimpleNamespace, found: Findings) -> Non
         return
     counts = after.since(before)
     acceptance = counts.acceptance
-    found.note(f"{counts.accepted} of {counts.drafted} drafted tokens accepted")
+    places = [round(share, 4) for share in counts.acceptance_by_position]
+    told = f"; by position {', '.join(f'{share:.0%}' for share in places)}" if places else ""
+    found.note(f"{counts.accepted} of {counts.drafted} drafted tokens accepted{told}")
     found.measured |= {
         "drafted": counts.drafted,
         "accepted": counts.accepted,
         "acceptance": None if acceptance is None else round(acceptance, 4),
+        "acceptance_by_position": places,
+        "tokens_per_step": None
+        if counts.tokens_per_step is None
+        else round(counts.tokens_per_step, 3),
     }
     if acceptance is None:
         found.fail("nothing_drafted", "draft", "no token was drafted", from_serve())

@@ -53,6 +53,22 @@ class Reasoning(Prompt):
     )
 
 
+class Efforts(Prompt):
+    """A question asked at each effort of reasoning, as `reasoning_effort` of the OpenAI API. Each
+    effort has its own start of the prompt, so its tokens differ."""
+
+    efforts: list[str] = Field(
+        default_factory=lambda: ["low", "high", "max"],
+        min_length=1,
+        description="The efforts that the model's encoding knows.",
+    )
+    default: str | None = Field(
+        None,
+        description="The effort of a request that names none, which then reasons too; null does "
+        "not ask that.",
+    )
+
+
 class Tool(Strict):
     """A function that the model may call."""
 
@@ -164,6 +180,9 @@ class Inputs(Strict):
         True, description="Whether the echo ends by itself, and a cut one by its length."
     )
     reasoning: Reasoning | None = Field(None, description="Reasoning; not asked if null.")
+    efforts: Efforts | None = Field(
+        None, description="The efforts of reasoning; not asked if null."
+    )
     tool_call: ToolCall | None = Field(
         None, description="A tool call, whole and streamed; not asked if null."
     )
@@ -192,6 +211,12 @@ class Outputs(Strict):
     drafted: int | None = Field(description="Tokens drafted.")
     accepted: int | None = Field(description="Of these, tokens accepted.")
     acceptance: float | None = Field(description="accepted / drafted.")
+    acceptance_by_position: list[float] | None = Field(
+        None, description="The share of drafts that were accepted up to each place."
+    )
+    tokens_per_step: float | None = Field(
+        None, description="Tokens of a forward pass: its own and the accepted ones."
+    )
     checks: list[str] = Field(
         default_factory=list, description="The checks that passed, in their order."
     )

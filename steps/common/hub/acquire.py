@@ -14,7 +14,7 @@ from runbook.files import sync_folder
 from runbook.protocol import Context, Item, Reason, StepFailure
 from runbook.remedy import Remedy
 from runbook.steps.common.disk import disk_failure, shortage
-from runbook.steps.common.hub import local, login, pins, room
+from runbook.steps.common.hub import expected, local, login, pins, room
 from runbook.steps.common.hub.download import Download, Tuning
 from runbook.steps.common.hub.inventory import Inventory, Record
 from runbook.steps.common.hub.listing import Entry, Listing
@@ -40,7 +40,9 @@ def acquire(
             (folder / FOLDER).mkdir(exist_ok=True)
             places = sources(ctx.inputs.endpoint, ctx.inputs.mirrors, login.token(ctx), repo_type)
             here = _begin(ctx, folder, wanted, places[0])
+            expected.of_listing(here.listing, ctx.inputs.sha256)
             _fetch(ctx, folder, here, places)
+            expected.of_files(folder, here.listing, ctx.inputs.sha256)
             _conclude(ctx, folder, here, problems)
             local.tidy(ctx, folder, here, repo_type)
     except OSError as error:

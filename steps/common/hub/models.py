@@ -31,6 +31,11 @@ class Inputs(BaseModel):
         "workspace, also if the files are undone",
     )
     files: Files = Field(default=Files(), description="Which files are wanted")
+    sha256: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
+        default={},
+        description="SHA-256 that some files must have, by their path: what the book was made for, "
+        "whatever the hub says",
+    )
     destination: str | None = Field(
         default=None, description="Folder; by default `weights/<name>` in the workspace"
     )

@@ -8,13 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runbook.steps.common.metrics import ACCEPTED, DRAFTED, Speculation, counter, engine_steps
+from runbook.steps.common.metrics import (
+    ACCEPTED,
+    ACCEPTED_AT,
+    DRAFTED,
+    DRAFTS,
+    Speculation,
+    counter,
+    engine_steps,
+)
 
+NAMES = (DRAFTS, DRAFTED, ACCEPTED)
 RECORDED = (Path(__file__).parents[1] / "smoke" / "answers" / "metrics.txt").read_text()
 
 
 def test_recorded():
-    assert Speculation.read(RECORDED) == Speculation(drafts=121, drafted=121, accepted=85)
+    assert Speculation.read(RECORDED) == Speculation(121, 121, 85, by_position=(85,))
 
 
 def test_time_stamps_and_longer_names_are_other_metrics():
@@ -56,6 +65,22 @@ def test_difference_and_rate():
     assert after.since(before) == Speculation(20, 30, 15)
     assert after.since(before).acceptance == 0.5
     assert before.since(before).acceptance is None
+    assert before.since(before).tokens_per_step is None
+
+
+def test_acceptance_by_position_over_engines():
+    def text(*counts):
+        lines = [f"{name} {value}" for name, value in zip(NAMES, (10, 50, 22), strict=True)]
+        for place, count in enumerate(counts):
+            lines.append(f'{ACCEPTED_AT}{{engine="0",position="{place}"}} {count}')
+            lines.append(f'{ACCEPTED_AT}{{position="{place}",engine="1"}} 1')
+        return "\n".join(lines)
+
+    counts = Speculation.read(text(9, 6, 3, 1, 0, 0, 0, 0, 0, 0, 0))
+    assert counts.by_position[:4] == (10, 7, 4, 2) and len(counts.by_position) == 11
+    assert counts.acceptance_by_position[:3] == [1.0, 0.7, 0.4]
+    assert counts.tokens_per_step == 3.2
+    assert counts.since(Speculation(0, 0, 0)).by_position == counts.by_position
 
 
 @pytest.mark.parametrize(

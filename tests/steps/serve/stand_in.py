@@ -21,6 +21,9 @@ from pathlib import Path
 ANSWERS = Path(__file__).parents[1] / "smoke" / "answers"
 PLAN = json.loads(Path(os.environ["VLLM_STAND_IN"]).read_text())
 
+EFFORTS = {"low": 0, "high": 97, "max": 101}
+"""Tokens that stand before the prompt."""
+
 
 def now():
     """The plan as it is by now: a test may change its mind."""
@@ -138,6 +141,9 @@ class Handler(BaseHTTPRequestHandler):
             if PLAN.get("finds", True):
                 choice["message"]["content"] = re.search("harbour is (\\S+)[.]", text)[1]
             usage["prompt_tokens"] = len(text) // 4
+        if name == "reasoning":
+            effort = request.get("reasoning_effort", PLAN.get("effort"))
+            usage["prompt_tokens"] += PLAN.get("prefixes", EFFORTS).get(effort, 0)
         cls.count += 1
         if cls.count == PLAN.get("wrong_at"):
             choice["message"]["content"] = "The rehearsal model says pang"
@@ -159,8 +165,8 @@ class Handler(BaseHTTPRequestHandler):
             return "named"
         if request.get("tools"):
             return "tool"
-        thinking = request.get("chat_template_kwargs", {}).get("thinking")
-        return "reasoning" if thinking else "echo"
+        thinking = request.get("chat_template_kwargs", {}).get("thinking", PLAN.get("thinks"))
+        return "reasoning" if thinking or request.get("reasoning_effort") else "echo"
 
     def stream(self, name):
         self.send_response(200)

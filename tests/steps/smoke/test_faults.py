@@ -34,7 +34,13 @@ WEATHER = {
         },
     },
 }
-ALL = {**WEATHER, "concurrency": {"sequences": 8}, "needle": {"tokens": 2000}}
+EFFORTS = {"prompt": "ping", "default": "high"}
+ALL = {
+    **WEATHER,
+    "efforts": EFFORTS,
+    "concurrency": {"sequences": 8},
+    "needle": {"tokens": 2000},
+}
 
 
 def asked(fault):
@@ -56,7 +62,7 @@ def test_fault(server, fault):
 
 
 def test_all_checks_pass_and_say_what_they_saw_and_cost(server):
-    server.start()
+    server.start(thinks=True, effort="high")
     ctx = server.context(**ALL, about={"build": "w1", "profile": "mid"})
     Smoke().apply(ctx)
     result = json.loads((server.workspace / "smoke/result.json").read_text())

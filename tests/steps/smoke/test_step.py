@@ -44,6 +44,7 @@ class TestGood:
         assert check.ok
         outputs = Outputs.model_validate(check.outputs)
         assert (outputs.drafted, outputs.accepted, outputs.acceptance) == (10, 7, 0.7)
+        assert (outputs.acceptance_by_position, outputs.tokens_per_step) == ([0.7], 1.7)
         assert outputs.ttft_seconds is not None
         assert outputs.decode_tokens_per_second is not None
 
@@ -83,6 +84,8 @@ class TestGood:
                     "drafted",
                     "accepted",
                     "acceptance",
+                    "acceptance_by_position",
+                    "tokens_per_step",
                 ]
             ),
         }

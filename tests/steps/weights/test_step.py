@@ -640,3 +640,38 @@ def test_incoherent_tensors_are_a_failure(tmp_path, run):
         run(hub)
     assert failure.value.code == "bad_tensors"
     assert f"{LARGEST}, which is missing" in failure.value.cause
+
+
+# What the book was made for
+
+
+def digests(repository):
+    """SHA-256 of a small file, which the hub does not list, and of a shard, which it does."""
+    folder = repository.folder
+    return {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in ("config.json", LARGEST)
+    }
+
+
+def test_files_of_the_expected_digests_are_taken(hub, run, repository, workspace):
+    run(hub, sha256=digests(repository))
+    assert Weights().check(context(workspace, hub, sha256=digests(repository))).ok
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "downloaded"),
+    [
+        ("config.json", "config.json has sha256", True),
+        (LARGEST, f"{LARGEST} has sha256", False),
+        ("gone.json", "gone.json is not among its files", False),
+    ],
+)
+def test_files_of_other_content_than_the_book_was_made_for_are_refused(
+    hub, run, repository, workspace, folder, name, told, downloaded
+):
+    with pytest.raises(StepFailure, match=told) as caught:
+        run(hub, sha256=digests(repository) | {name: "a" * 64})
+    assert caught.value.code == "other_content" and "sha256" in str(caught.value.remedy)
+    assert bool(tree(folder)) == downloaded, "what the hub lists is told before a byte is fetched"
+    assert not Weights().check(context(workspace, hub, sha256=digests(repository))).ok

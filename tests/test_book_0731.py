@@ -1,0 +1,215 @@
+"""The book of DeepSeek-V4-Flash-0731: flags by profile and hardware, none of which breaks a rule,
+and what it refuses and asks before a byte is downloaded."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from runbook.document import template
+from runbook.document.compile import BOOKS
+from runbook.steps.checkpoint.checkpoint import open_folder
+from runbook.steps.checkpoint.lint import lint
+from runbook.steps.checkpoint.targets import Target
+from runbook.steps.common.flags.command import arguments, effective
+from runbook.steps.preflight.checks import examine
+from runbook.steps.preflight.hardware import fitted
+from runbook.steps.serve import rules
+from runbook.steps.serve.command import spec
+from runbook.steps.smoke.ladder import LADDER
+from tests.steps.checkpoint import full_size
+from tests.steps.preflight.test_checks import described
+from tests.test_books import OUTPUTS, compiled, inputs_of, machine
+
+NAME = "deepseek-v4-flash-0731"
+MACHINES = yaml.safe_load(Path(__file__).with_name("machines.yaml").read_text())
+# Context, sequences, tokens of a step, share of memory.
+PROFILES = {
+    "long-context": (1000000, 2, 2048, 0.96),
+    "balanced": (262144, 8, 4096, 0.95),
+    "throughput": (131072, 24, 4096, 0.94),
+    "latency": (131072, 1, 4096, 0.94),
+}
+COMMIT = "9e165c30e2704aec5d9d593cce3eebd58bbef1cb"
+
+
+def on(book, hardware="rtx-pro-6000-max-q-x2", peer_access=True):
+    """The inputs of the steps on one kind of machine, peer access right or not."""
+    told = book["steps"][0]["with"]["hardware"][hardware]
+    outputs = json.loads(json.dumps(OUTPUTS))
+    outputs["preflight"] |= {"values": told["values"], "hardware": hardware, "env": {}}
+    outputs["serve"]["profile"] = book["inputs"]["profile"]
+    outputs["collectives"] |= {
+        "env": {"NCCL_P2P_DISABLE": "0" if peer_access else "1"},
+        "fastest": f"NCCL with{'' if peer_access else 'out'} peer access",
+    }
+    return inputs_of(book, outputs=outputs)
+
+
+def hardware():
+    return list(
+        yaml.safe_load((BOOKS / f"{NAME}.yaml").read_text())["steps"][0]["with"]["hardware"]
+    )
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_flags(tmp_path, profile):
+    steps = on(compiled(NAME, tmp_path, profile=profile), "rtx-pro-6000-max-q-x2")
+    serve = effective(steps["serve"])
+    found = (
+        serve.max_model_len,
+        serve.max_num_seqs,
+        serve.max_num_batched_tokens,
+        serve.gpu_memory_utilization,
+    )
+    assert found == PROFILES[profile]
+    argv = " ".join(spec(serve)["argv"])
+    for flag in (
+        "--tensor-parallel-size 2",
+        "--kv-cache-dtype fp8",
+        "--block-size 256",
+        "--tokenizer-mode deepseek_v4",
+        "--reasoning-parser deepseek_v4",
+        "--tool-call-parser deepseek_v4",
+        "--disable-custom-all-reduce",
+        '--speculative-config {"draft_sample_method":"probabilistic","method":"dspark"',
+        '"num_speculative_tokens":5}',
+        '--kernel-config {"enable_flashinfer_autotune":false,"moe_backend":"auto"}',
+    ):
+        assert flag in argv
+    assert "adaptive" not in argv and "fp4_indexer" not in argv
+    assert serve.proof == ["DSpark draft model loaded", "Using 'DEEPGEMM_MXFP4' Mxfp4 MoE backend"]
+    assert set(PROFILES) == set(steps["serve"].profiles)
+    assert all(told["figures"] for told in steps["serve"].profiles.values())
+
+
+@pytest.mark.parametrize(
+    ("users", "context", "profile"),
+    [(None, None, "balanced"), (1, 1000000, "long-context"), (24, 100000, "throughput"),
+     (1, 100000, "latency")],
+)  # fmt: skip
+def test_the_profile_that_fits_is_taken(tmp_path, users, context, profile):
+    sets = {} if users is None else {"users": users, "context": context}
+    assert effective(on(compiled(NAME, tmp_path, **sets))["serve"]).profile == profile
+
+
+def test_the_kernels_are_compiled_for_the_very_flags_that_serve(tmp_path):
+    steps = on(compiled(NAME, tmp_path))
+    kernels, serve = effective(steps["kernels"]), effective(steps["serve"])
+    assert arguments(kernels) == arguments(serve)
+    assert (kernels.extra_args, kernels.env, kernels.path) == (
+        serve.extra_args,
+        serve.env,
+        serve.path,
+    )
+    assert (kernels.repo, kernels.revision) == (steps["weights"].repo, steps["weights"].revision)
+
+
+@pytest.mark.parametrize(("name", "profile"), list(itertools.product(hardware(), PROFILES)))
+@pytest.mark.parametrize("peer_access", [True, False])
+def test_no_rule_is_broken(tmp_path, name, profile, peer_access):
+    book = compiled(NAME, tmp_path, profile=profile)
+    told = book["steps"][0]["with"]["hardware"][name]
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(full_size.CONFIG))
+    index = {"metadata": {"total_size": 166_878_536_440}, "weight_map": {"embed.weight": "a"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    serve = on(book, name, peer_access)["serve"]
+    serve.model = str(model)
+    serve.release["variables"] = sorted(spec(effective(serve))["env"])
+    world = rules.world(vars(serve), (), machine(told))
+    found = {reason.code for reason in rules.findings(world, ())}
+    # Of NVLink the probe has the last word; that it goes unused is said.
+    assert found == ({"peer_access_off_on_nvlink"} if told["values"]["nvlink"] and not peer_access
+                     else set())  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "peer_access", "asked", "used"),
+    [
+        ("rtx-pro-6000-max-q-x2", True, "auto", True),
+        ("rtx-pro-6000-max-q-x2", False, "auto", False),
+        ("rtx-pro-6000-max-q-x2", True, "off", False),
+        ("h200-x2", True, "auto", False),
+    ],
+)
+def test_the_all_reduce_over_pcie_waits_for_peer_access_that_is_right(
+    tmp_path, name, peer_access, asked, used
+):
+    serve = on(compiled(NAME, tmp_path, pcie_all_reduce=asked), name, peer_access)["serve"]
+    variables = spec(effective(serve))["env"]
+    assert ("VLLM_ALLREDUCE_USE_FLASHINFER_PCIE_IPC" in variables) == used
+
+
+def test_inputs_of_the_draft_and_the_experts(tmp_path):
+    sets = {"draft_tokens": 3, "draft_sampling": "greedy", "moe_backend": "marlin"}
+    serve = on(compiled(NAME, tmp_path, **sets), "h200-x2")["serve"]
+    speculative = dict(serve.speculative_config)
+    assert speculative.pop("num_speculative_tokens") == 3
+    assert speculative == {"method": "dspark", "draft_sample_method": "greedy"}
+    assert '"moe_backend":"marlin"' in serve.extra_args[1]
+    assert serve.proof == ["DSpark draft model loaded"]
+
+
+def test_weights_are_pinned_by_commit_and_digests(tmp_path):
+    weights = on(compiled(NAME, tmp_path))["weights"]
+    assert weights.revision == COMMIT
+    assert {"config.json", "model.safetensors.index.json"} < set(weights.sha256)
+    other = on(compiled(NAME, tmp_path, revision="b" * 40))["weights"]
+    assert (other.revision, other.sha256) == ("b" * 40, {})
+
+
+def test_it_asks_for_the_true_bytes(tmp_path):
+    step = next(s for s in compiled(NAME, tmp_path)["steps"] if s["id"] == "weights")
+    for work, told in ((166_878_536_440, "167 GB"), (0, "up to 167 GB")):
+        check = {"work": {"bytes": work, "seconds": 0, "disk": 0}}
+        assert template.render(step["approve"], {"check": check}) == f"Download {told} of weights?"
+
+
+@pytest.mark.parametrize("case", MACHINES["cases"], ids=lambda case: case["name"])
+def test_recorded_machines(tmp_path, case):
+    """What preflight makes of machines that were met, and of such that lack something."""
+    given = on(compiled(NAME, tmp_path))["preflight"]
+    parts = described(case.get("machine"), tmp_path)
+    parts.nvidia["gpus"] = [
+        {**gpu, "index": number, "uuid": f"GPU-{number}", "bus": f"00000000:{number}1:00.0"}
+        for number, gpu in enumerate(case["gpus"])
+    ]
+    parts.nvidia["links"] = [
+        {"a": a, "b": b, **case["link"]}
+        for a, b in itertools.combinations(range(len(case["gpus"])), 2)
+    ]
+    parts.__dict__["gpu_load"] = []
+    inputs = fitted(parts, SimpleNamespace(**vars(given)))
+    reasons = examine(parts, inputs, thorough=True)
+    assert [reason.code for reason in reasons] == case["codes"]
+    if "hardware" in case:
+        assert inputs.chosen == case["hardware"]
+    for words in case.get("says", ()):
+        assert any(words in reason.message for reason in reasons), words
+
+
+def test_smoke_asks_all_there_is_and_as_many_at_once_as_the_profile_serves(tmp_path):
+    for profile, streams in (("balanced", 8), ("throughput", 24), ("latency", 2)):
+        smoke = on(compiled(NAME, tmp_path, profile=profile), "h200-x2")["smoke"]
+        assert smoke.concurrency["sequences"] == streams
+        assert all(getattr(smoke, needed) for _, needed in LADDER.values() if needed)
+        assert smoke.efforts["efforts"] == ["low", "high", "max"]
+        assert smoke.efforts["default"] == "high"
+
+
+def test_the_step_that_lints_accepts_the_release_in_full_size(tmp_path):
+    """Headers alone, all of them: what the download of 167 GB will hold."""
+    step = on(compiled(NAME, tmp_path))["lint"]
+    full_size.write(tmp_path / "0731")
+    found = lint(tmp_path / "0731", Target(step.target, step.series))
+    assert {finding.id for finding in found if finding.severity != "info"} == set()
+    assert {finding.id for finding in found} == {"dspark_draft"}
+    total = sum(tensor.nbytes for tensor in open_folder(tmp_path / "0731").tensors.values())
+    assert abs(total - 166_878_536_440) < 0.01 * total

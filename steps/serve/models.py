@@ -47,6 +47,7 @@ class Release(Strict):
     """The vLLM that serves, for the rules that depend on it."""
 
     version: str | None = Field(None, description="Its version, as `0.33.0`.")
+    series: str = Field("", description="The patch series that it has; empty: none.")
     variables: list[str] | None = Field(
         None, description="The VLLM_* variables that it knows; any other is a finding."
     )

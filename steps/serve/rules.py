@@ -146,6 +146,7 @@ def world(given: Mapping[str, Any], unknown: Collection[str], facts: Mapping[str
     if release.get("version"):
         numbers = str(release["version"]).split("+")[0].split(".")[:2]
         found["release"] = [int(part) for part in numbers if part.isdigit()]
+        found |= _quirks(str(release["version"]), str(release.get("series") or ""))
     if release.get("variables") is not None:
         known = set(release["variables"])
         names = (n for n in env if n.startswith("VLLM_"))
@@ -153,6 +154,16 @@ def world(given: Mapping[str, Any], unknown: Collection[str], facts: Mapping[str
     if isinstance(given.get("model"), str):
         found |= _checkpoint(Path(given["model"]))
     return found
+
+
+def _quirks(version: str, series: str) -> World:
+    """What a checkpoint must heed of this vLLM, if it is one of those known."""
+    from runbook.steps.checkpoint.targets import Target, UnknownTarget
+
+    try:
+        return {"quirks": sorted(Target(version.partition("+")[0], series).quirks)}
+    except UnknownTarget:
+        return {}
 
 
 def _with_profile(

@@ -35,7 +35,7 @@ def patches(
         series = load(target)
     except SeriesError as error:
         raise series_failure(error) from error
-    path = lock_path(target, lock)
+    path = lock_path(series.releases[0], lock)
     release = load_release(path) if path.exists() or lock is not None else None
     if release is not None:
         _require_release(series, release)

@@ -329,6 +329,7 @@ FORMATS["ModelOpt's own file ignores a layer"] = Defect(
 CASES = {**DSPARK, **FORMATS, **SCALES, **FILES}
 SOUND: dict[str, tuple] = {
     "DSpark": (dspark, PATCHED),
+    "NVFP4 and a draft as it was": (target_nvfp4, Target("0.33.0", "0.33.0-nvfp4")),
     "NVFP4 and its draft": (lambda: target_nvfp4(draft=True), PATCHED),
     "NVFP4 by groups": (grouped_nvfp4, PATCHED),
     "DSpark of one stage": (lambda: one_stage(), PATCHED),

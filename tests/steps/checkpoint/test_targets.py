@@ -35,6 +35,7 @@ def test_every_series_lifts_what_its_release_has_by_patches_that_it_has():
     ("release", "series", "left"),
     [
         ("0.33.0", "0.33.0", set()),
+        ("0.33.0", "0.33.0-nvfp4", {"compressor_unquantised", "indexer_weights_unquantised"}),
         ("0.32.0-cpu", "0.32.0-cpu", {"indexer_weights_unquantised", "swiglu_unclamped"}),
         ("0.22.1", "0.22.1", {"gate_bias_strict"}),
     ],
@@ -43,6 +44,11 @@ def test_what_is_left_of_the_quirks_that_patches_are_for(release, series, left):
     others = {"fp4_renames_scales", "dspark_absent", "experts_alike"}
     assert Target(release, series).quirks - others == left
     assert left < Target(release).quirks
+
+
+def test_the_draft_of_an_nvfp4_checkpoint_is_loaded_by_its_series():
+    assert "experts_alike" in Target("0.33.0").quirks
+    assert "experts_alike" not in Target("0.33.0", "0.33.0-nvfp4").quirks
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,120 @@ def swiglu_limit(_):
     return method.get_fused_moe_quant_config(layer).gemm1_clamp_limit
 
 
+NVFP4 = {
+    "quant_method": "fp8",
+    "activation_scheme": "dynamic",
+    "fmt": "e4m3",
+    "scale_fmt": "ue8m0",
+    "weight_block_size": [128, 128],
+    "moe_quant_algo": "NVFP4",
+    "ignore": ["mtp.*"],
+    "quantized_layers": {
+        f"layers.{i}.ffn.experts": {"quant_algo": "NVFP4", "group_size": 16} for i in range(4)
+    },
+}
+"""As ModelOpt writes it of four layers: the model's experts in NVFP4, the draft's as they were."""
+EXPERTS, HIDDEN, INTER = 4, 256, 128
+
+
+def experts(vllm_config, prefix, checkpoint):
+    """The routed experts of a layer, with the parameters that vLLM makes for them."""
+    from vllm.model_executor.layers.fused_moe.layer import FusedMoEFactory
+    from vllm.model_executor.layers.quantization import modelopt, mxfp4
+    from vllm.models.deepseek_v4.quant_config import DeepseekV4FP8Config
+
+    # Which kernel multiplies is left out: the machine decides that.
+    modelopt.select_nvfp4_moe_backend = lambda **_: (MagicMock(), MagicMock())
+    modelopt.is_global_sf_supported_for_nvfp4_backend = lambda _: False
+    marlin = mxfp4.Mxfp4MoeBackend.MARLIN
+    mxfp4.select_deepseek_v4_mxfp4_moe_backend = lambda *_, **__: (marlin, MagicMock())
+    model = vllm_config.model_config
+    model.hf_config.quantization_config, model.hf_config.expert_dtype = checkpoint, "fp4"
+    model.hf_text_config.num_hidden_layers = 4
+    return FusedMoEFactory(
+        num_experts=EXPERTS,
+        top_k=2,
+        hidden_size=HIDDEN,
+        intermediate_size=INTER,
+        renormalize=True,
+        quant_config=DeepseekV4FP8Config.from_config(checkpoint),
+        prefix=f"{prefix}.ffn.experts",
+        ckpt_names=("w1", "w2", "w3"),
+        params_dtype=torch.bfloat16,
+    )
+
+
+def expert_formats(vllm_config):
+    """Columns that share a scale, of layers of a model with four and of its draft: named by its
+    config, ignored by it, and not named."""
+    others = {
+        **NVFP4,
+        "ignore": ["layers.2.ffn.experts"],
+        "quantized_layers": {"layers.[12].ffn.experts": {"quant_algo": "NVFP4"}},
+    }
+    cases = {"1": NVFP4, "4": NVFP4, "2": others, "3": others, "6": {**NVFP4, "ignore": []}}
+    named = {f"mtp.{stage}.ffn.experts": {"quant_algo": "NVFP4"} for stage in range(3)}
+    cast = {**NVFP4, "ignore": [], "quantized_layers": NVFP4["quantized_layers"] | named}
+    found = {}
+    for layer, checkpoint in cases.items():
+        made = experts(vllm_config, f"model.layers.{layer}", checkpoint)
+        vllm_config.compilation_config.static_forward_context.clear()
+        found[layer] = HIDDEN // made.routed_experts.w13_weight_scale.shape[-1]
+    plain = {key: value for key, value in NVFP4.items() if key != "moe_quant_algo"}
+    for name, checkpoint in (("cast", cast), ("native", plain)):
+        made = experts(vllm_config, "model.layers.4", checkpoint)
+        vllm_config.compilation_config.static_forward_context.clear()
+        found[name] = HIDDEN // made.routed_experts.w13_weight_scale.shape[-1]
+    return found
+
+
+def draft_experts_load(vllm_config):
+    """Whether the draft's own loader puts each of its experts' MXFP4 tensors where it belongs."""
+    from vllm.models.deepseek_v4.nvidia.dspark import DSparkDeepseekV4ForCausalLM
+
+    draft = DSparkDeepseekV4ForCausalLM.__new__(DSparkDeepseekV4ForCausalLM)
+    torch.nn.Module.__init__(draft)
+    draft.config = SimpleNamespace(n_routed_experts=EXPERTS, expert_dtype="fp4")
+    draft.quant_config, draft.pad_shared_expert = None, False
+    draft.model = torch.nn.Module()
+    draft.model.confidence_head = None
+    draft.model.layers = torch.nn.ModuleList()
+    for stage in range(3):
+        layer = torch.nn.Module()
+        layer.ffn = torch.nn.Module()
+        layer.ffn.use_native_mega_moe, layer.ffn.n_redundant_experts = False, 0
+        layer.ffn.experts = experts(vllm_config, f"model.layers.{4 + stage}", NVFP4)
+        draft.model.layers.append(layer)
+    stored = dict(draft_tensors())
+    names = draft.load_weights(stored.items())
+    for name, tensor in stored.items():
+        _, stage, _, _, expert, leaf, kind = name.split(".")
+        routed = draft.model.layers[int(stage)].ffn.experts.routed_experts
+        suffix = "weight_scale" if kind == "scale" else "weight"
+        there = getattr(routed, f"{'w2' if leaf == 'w2' else 'w13'}_{suffix}")[int(expert)]
+        if leaf != "w2":  # gate and up projection lie one below the other
+            there = there[:INTER] if leaf == "w1" else there[INTER:]
+        if not torch.equal(there.view(torch.uint8), tensor.view(torch.uint8)):
+            return f"{name} is not where it belongs"
+    return f"{len(stored)} tensors in {len(names)} parameters"
+
+
+def draft_tensors():
+    """(name, tensor) of all experts of a draft of three stages, each of other bytes."""
+    number = 0
+    for stage in range(3):
+        for expert in range(EXPERTS):
+            for leaf in ("w1", "w2", "w3"):
+                out, columns = (HIDDEN, INTER) if leaf == "w2" else (INTER, HIDDEN)
+                base = f"mtp.{stage}.ffn.experts.{expert}.{leaf}"
+                for kind, width in (("weight", columns // 2), ("scale", columns // 32)):
+                    number += 7
+                    values = (torch.arange(out * width) + number) % 120
+                    tensor = values.to(torch.uint8).reshape(out, width)
+                    stored = torch.float8_e8m0fnu if kind == "scale" else torch.int8
+                    yield f"{base}.{kind}", tensor.view(stored)
+
+
 FACTS = {
     fact.__name__: fact
     for fact in (
@@ -158,6 +272,8 @@ FACTS = {
         native_compressor,
         activation_order,
         swiglu_limit,
+        expert_formats,
+        draft_experts_load,
     )
 }
 

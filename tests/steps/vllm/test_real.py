@@ -51,6 +51,16 @@ DIFFERENCES = {
         "plain_compressor": (PLAIN, PLAIN),
         "native_compressor": (PLAIN, PLAIN),
     },
+    "0.33.0-nvfp4": {
+        "expert_formats": (
+            {"1": 16, "4": 16, "2": 16, "3": 16, "6": 16, "cast": 16, "native": 32},
+            {"1": 16, "4": 32, "2": 32, "3": 32, "6": 32, "cast": 16, "native": 32},
+        ),
+        "draft_experts_load": (
+            "mtp.0.ffn.experts.0.w1.scale is not where it belongs",
+            "72 tensors in 12 parameters",
+        ),
+    },
     "0.22.1": {
         "packed_modules": (None, FUSED),
         "compressor": (PLAIN, SCALED),
@@ -65,8 +75,9 @@ DIFFERENCES = {
 }
 
 
-def context(workspace: Path, target: str) -> StepContext:
-    values = Vllm.Inputs(mode="wheel", target=target, series=target).model_dump()
+def context(workspace: Path, series: str) -> StepContext:
+    target = load(series).releases[0]
+    values = Vllm.Inputs(mode="wheel", target=target, series=series).model_dump()
     return StepContext(
         "build", SimpleNamespace(**values), workspace, cache=default_cache(), out=sys.stderr
     )
@@ -80,7 +91,7 @@ def of_the_package(series: Series) -> Series:
 
 @contextmanager
 def release_of(target: str, workspace: Path):
-    locked = load_release(lock_path(target, None))
+    locked = load_release(lock_path(load(target).releases[0], None))
     path = base_wheel(context(workspace, target), Store(default_cache()), locked)
     with Wheel(path) as wheel:
         yield SimpleNamespace(

@@ -268,9 +268,11 @@ def test_the_flagship_asks_before_it_downloads(tmp_path):
 @pytest.mark.parametrize("name", sorted(path.stem for path in BOOKS.glob("*.yaml")))
 def test_no_question_says_that_a_download_of_unknown_size_is_none(name, tmp_path):
     work = {"bytes": 0, "seconds": 0, "disk": 0}
-    for step in compiled(name, tmp_path)["steps"]:
+    book = compiled(name, tmp_path)
+    for step in book["steps"]:
         if step["approve"] is not None:
-            question = template.render(step["approve"], {"check": {"work": work}})
+            scope = {"check": {"work": work}, "inputs": book["inputs"]}
+            question = template.render(step["approve"], scope)
             assert "0 B" not in question and "\n" not in question
 
 

@@ -106,6 +106,7 @@ def _pools() -> dict[Pool, memoryview]:
     arrays: dict[Pool, np.ndarray[Any, Any]] = {
         "int4": random.integers(0, 256, POOL_BYTES, dtype=np.uint8),
         "fp8": normal.astype(ml_dtypes.float8_e4m3fn),
+        "fp8_scale": random.uniform(0.5, 2.0, POOL_BYTES // 4).astype(ml_dtypes.float8_e4m3fn),
         "noise": (normal * np.float32(0.02)).astype(bfloat16),
         "noise32": normal * np.float32(0.005),
         "scale": random.uniform(0.004, 0.005, POOL_BYTES // 8).astype(bfloat16),

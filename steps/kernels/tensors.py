@@ -15,17 +15,20 @@ import ml_dtypes
 import numpy as np
 
 from runbook.steps.checkpoint.layout import Layout, Linear, Plain, layout
+from runbook.steps.checkpoint.lint.formats import algorithm
 from runbook.steps.checkpoint.quantization import Quantization
 
-Pool = Literal["int4", "fp8", "noise", "scale", "noise32"]
+Pool = Literal["int4", "fp8", "fp8_scale", "noise", "scale", "noise32"]
 
-SIZES = {"I32": 4, "I64": 8, "F32": 4, "BF16": 2, "F8_E4M3": 1, "F8_E8M0": 1, "I8": 1}
+SIZES = {"I32": 4, "I64": 8, "F32": 4, "BF16": 2, "F8_E4M3": 1, "F8_E8M0": 1, "I8": 1, "U8": 1}
 """Bytes of one element, by the dtype's name in safetensors."""
 BLOCK = 128
 FP4_GROUP = 32
+NVFP4_GROUP = 16
 WORD = 8
 """INT4 values in one I32 word."""
 FP8_SCALE = 2.0**-6
+NVFP4_SCALE, NVFP4_INPUT_SCALE = 2.0**-7, 2.0**-6
 E8M0_FP8, E8M0_FP4 = 121, 120
 """The exponents of 2^-6 and 2^-7 as F8_E8M0 stores them."""
 
@@ -77,6 +80,11 @@ def _linear(
         scale = (out, columns // FP4_GROUP)
         yield Stored(f"{base}.weight", "I8", (out, columns // 2), "int4")
         yield Stored(f"{base}.scale", "F8_E8M0", scale, np.full(scale, E8M0_FP4, np.uint8))
+    elif stored == "nvfp4":
+        yield Stored(f"{base}.weight", "U8", (out, columns // 2), "int4")
+        yield Stored(f"{base}.weight_scale", "F8_E4M3", (out, columns // NVFP4_GROUP), "fp8_scale")
+        yield Stored(f"{base}.weight_scale_2", "F32", (), np.array(NVFP4_SCALE, "<f4"))
+        yield Stored(f"{base}.input_scale", "F32", (), np.array(NVFP4_INPUT_SCALE, "<f4"))
     elif stored == "fp8":
         yield Stored(f"{base}.weight", "F8_E4M3", linear.shape, "fp8")
         if quantization.compressed_tensors:
@@ -90,7 +98,7 @@ def _linear(
 
 def _stored(
     linear: Linear, wanted: Layout, quantization: Quantization, expert_dtype: str
-) -> Literal["int4", "fp8", "fp4", "plain"]:
+) -> Literal["int4", "fp8", "fp4", "nvfp4", "plain"]:
     if not quantization.method:
         return "plain"
     if quantization.compressed_tensors:
@@ -106,7 +114,9 @@ def _stored(
         raise UnknownQuantization(f"{scheme.name} stores weights as {scheme.stored}")
     if quantization.method == "fp8":  # the format of DeepSeek's own releases
         if linear.role == "expert" and expert_dtype == "fp4":
-            return "fp4"
+            prefix = linear.base.rpartition(".experts.")[0] + ".experts"
+            made = quantization.modelopt and algorithm(quantization, wanted, prefix)
+            return "nvfp4" if made == "NVFP4" else "fp4"
         return "plain" if linear.role in ("compressor", "indexer_weights") else "fp8"
     raise UnknownQuantization(f"quant_method is {quantization.method}")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from runbook.steps.checkpoint.layout import Layout
 from runbook.steps.checkpoint.lint.subject import QUANTISED, Fault, Stored, Subject, fault
 from runbook.steps.checkpoint.patterns import Patterns
-from runbook.steps.checkpoint.quantization import MODELOPT, NATIVE
+from runbook.steps.checkpoint.quantization import MODELOPT, NATIVE, Quantization
 
 GROUPED = "compressed-tensors"
 METHODS: dict[Stored, frozenset[str]] = {
@@ -57,7 +57,9 @@ def check(about: Subject, layout: Layout) -> Iterator[Fault]:
     whole = {prefix: next(iter(kinds)) for prefix, kinds in layers.items() if len(kinds) == 1}
     native = whole
     if about.quantization.modelopt:
-        native = {p: kind for p, kind in whole.items() if not _named(about, layout, p)}
+        native = {
+            p: kind for p, kind in whole.items() if not algorithm(about.quantization, layout, p)
+        }
         yield from _modelopt(about, layout, whole)
     if layout.family != "deepseek_v4":
         return
@@ -76,10 +78,10 @@ def _modelopt(about: Subject, layout: Layout, whole: dict[str, Stored]) -> Itera
     found: dict[str, list[str]] = defaultdict(list)
     drafts = frozenset(layout.mtp_prefixes)
     for prefix, kind in whole.items():
-        algorithm = _named(about, layout, prefix)
-        if algorithm and kind != ALGORITHMS.get(algorithm, kind):
+        named = algorithm(quantization, layout, prefix)
+        if named and kind != ALGORITHMS.get(named, kind):
             found["quant_scheme"].append(prefix)
-        if kind == "nvfp4" and not algorithm:
+        if kind == "nvfp4" and not named:
             found["quant_unmatched"].append(prefix)
         everywhere = quantization.method == NATIVE and quantization.moe_algorithm
         if everywhere and layout.layer(prefix) in drafts:
@@ -97,9 +99,9 @@ def _modelopt(about: Subject, layout: Layout, whole: dict[str, Stored]) -> Itera
         yield from fault(rule, details[rule], names)
 
 
-def _named(about: Subject, layout: Layout, prefix: str) -> str:
-    """The algorithm that ModelOpt's config gives the experts of a layer; empty for none."""
-    quantization = about.quantization
+def algorithm(quantization: Quantization, layout: Layout, prefix: str) -> str:
+    """The algorithm that ModelOpt's config gives the experts of a layer, by their prefix in the
+    checkpoint; empty for none."""
     names = [prefix, layout.vllm_name(prefix)]
     inside = [f"{name}.0.{leaf}" for name in names for leaf in ("w1", "gate_proj")]
     if any(map(quantization.ignored_names.match, [*names, *inside])):
@@ -109,9 +111,9 @@ def _named(about: Subject, layout: Layout, prefix: str) -> str:
     for name in (*names, *inside):
         if name in quantization.layers:
             return quantization.layers[name]
-    for glob, algorithm in _globs(quantization.layers):
+    for glob, named in _globs(quantization.layers):
         if any(map(glob.match, [*names, *inside])):
-            return algorithm
+            return named
     return ""
 
 

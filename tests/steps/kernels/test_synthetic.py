@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from runbook.steps.kernels.shorten import least_layers, shortened
 from runbook.steps.kernels.synthetic import write
 from runbook.steps.kernels.tensors import UnknownQuantization, shards
 from runbook.steps.publish.checkpoint import write as write_rehearsal
+from tests.steps.checkpoint.drafts import dspark, target_nvfp4
 
 NUMBERS = {
     "F8_E4M3": ml_dtypes.float8_e4m3fn,
@@ -44,6 +46,23 @@ def test_names_dtypes_and_shapes_are_those_of_the_original(
     assert made.tensors == len(described(out))
     assert (out / "tokenizer.json").read_bytes() == (original / "tokenizer.json").read_bytes()
     assert [f for f in lint(out, Target("0.33.0", "0.33.0")) if f.severity == "error"] == []
+
+
+@pytest.mark.parametrize("made", [dspark, target_nvfp4, partial(target_nvfp4, draft=True)])
+def test_drafts_and_experts_of_each_format(tmp_path: Path, made: Any) -> None:
+    original = made()
+    original.write(tmp_path / "original")
+    layers = original.config["num_hidden_layers"]
+    write(tmp_path / "original", tmp_path / "out", layers)
+
+    here, there = described(tmp_path / "original"), described(tmp_path / "out")
+    assert {name: shape for name, (_, shape) in here.items()} == {
+        name: shape for name, (_, shape) in there.items()
+    }
+    stored = {n for n, (dtype, _) in here.items() if dtype in ("I8", "U8", "F8_E4M3", "F8_E8M0")}
+    assert all(here[name] == there[name] for name in stored) and stored
+    found = lint(tmp_path / "out", Target("0.33.0", "0.33.0-nvfp4"))
+    assert [f.id for f in found if f.severity != "info"] == []
 
 
 def test_every_number_is_finite(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from runbook.document import compile as compiling
 from runbook.document.compile import BOOKS, compile_book, find_book
@@ -37,12 +38,20 @@ def shipped() -> list[Path]:
     return sorted(BOOKS.glob("*.yaml"))
 
 
-REQUIRED = {"mtp-head": ["base=owner/name", "prompts=prompts.txt"]}
+def required(path: Path) -> list[str]:
+    """A value for each input that a book has no default of."""
+    inputs = yaml.safe_load(path.read_text()).get("inputs") or {}
+    values = {"integer": "1", "number": "1", "boolean": "true"}
+    return [
+        f"{name}={values.get(told['type'], 'owner/name')}"
+        for name, told in inputs.items()
+        if told.get("default") is None
+    ]
 
 
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
 def test_shipped_books_compile(path: Path) -> None:
-    compiled = compile_book(path.stem, REQUIRED.get(path.stem, []), None, {})
+    compiled = compile_book(path.stem, required(path), None, {})
     assert compiled["name"] == path.stem
     assert compiled["source"] == str(path)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -13,8 +15,16 @@ from typing import Any
 
 MARK = "RUNBOOK_ATTEMPT"
 """Every process of an attempt has this in its environment, `<run>/<attempt>@<workspace>`, so that
-one that left the session, or outlived all others, is found as well. A step that starts a service
-which is to live on removes it from the service's environment."""
+one that left the session, or outlived all others, is found as well. One that was started with
+another environment is found by a limit that it inherits (`carry`). A step that starts a service
+which is to live on removes the variable, and calls `leave` in it."""
+LIMIT = resource.RLIMIT_RTTIME
+"""The limit that serves as a mark: CPU time under real-time scheduling, in microseconds. 2^61 of
+them, 70,000 years, are none; but fork(2), execve(2), setsid(2), another environment and closed
+descriptors leave it as it is, and anyone may read it (/proc/PID/limits)."""
+
+
+_REALTIME = re.compile(rb"^Max realtime timeout +([0-9]+) ", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +99,45 @@ def attempt_mark(state: Path, attempt: str) -> str:
     return f"{attempt}@{_key(state)}"
 
 
+def carry(mark: str) -> None:
+    """Let this process, and all that it starts, carry the mark of an attempt as a limit too. Where
+    the limit may not be set, the environment alone has it."""
+    try:
+        resource.setrlimit(LIMIT, (_number(mark)[0], resource.getrlimit(LIMIT)[1]))
+    except (OSError, ValueError):
+        return
+
+
+def leave() -> None:
+    """In what is to outlive the attempt that starts it: carry its mark no longer."""
+    soft, hard = resource.getrlimit(LIMIT)
+    if soft != hard and soft >> 61 == 1:
+        resource.setrlimit(LIMIT, (hard, hard))
+
+
 def of_attempts(state: Path, run: str = "") -> list[int]:
     """The living processes that attempts in a workspace started, whoever still knows of them; of
     one run, if it is named."""
-    return _marked(f"{MARK}={run}".encode(), f"@{_key(state)}".encode())
+    number, masks = _number(f"{run.rstrip('/')}/@{_key(state)}")
+    mask = masks["run" if run else "workspace"]
+    return _marked(f"{MARK}={run}".encode(), f"@{_key(state)}".encode(), number, mask)
+
+
+def of_attempt(mark: str) -> list[int]:
+    """The living processes that an attempt started."""
+    return _marked(f"{MARK}={mark}".encode(), b"", _number(mark)[0])
+
+
+def _number(mark: str) -> tuple[int, dict[str, int]]:
+    """A mark as a limit: bit 61, then 24 bits of a digest of the workspace, 12 of the run and 24 of
+    the attempt. With the masks of what is of one workspace, and of one run of it."""
+    attempt, _, workspace = mark.rpartition("@")
+    run = attempt.partition("/")[0]
+    number = 1 << 61
+    for text, bits, place in ((workspace, 24, 36), (run, 12, 24), (attempt, 24, 0)):
+        digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
+        number |= digest >> (32 - bits) << place
+    return number, {"workspace": -1 << 36, "run": -1 << 24}
 
 
 def _key(state: Path) -> str:
@@ -105,18 +150,30 @@ def marked(variable: str, prefix: str) -> list[int]:
     return _marked(f"{variable}={prefix}".encode(), b"")
 
 
-def _marked(prefix: bytes, suffix: bytes) -> list[int]:
+def _marked(prefix: bytes, suffix: bytes, number: int = 0, mask: int = -1) -> list[int]:
+    """By the environment, or by the limit where `number` is one."""
     found = []
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
-        for item in _environment(entry).split(b"\0"):
-            if item.startswith(prefix) and item.endswith(suffix):
-                fields = _stat(int(entry))
-                if fields is not None and fields[0] not in ("Z", "X"):
-                    found.append(int(entry))
-                break
+        if (number and _limit(entry) & mask == number & mask) or any(
+            item.startswith(prefix) and item.endswith(suffix)
+            for item in _environment(entry).split(b"\0")
+        ):
+            fields = _stat(int(entry))
+            if fields is not None and fields[0] not in ("Z", "X"):
+                found.append(int(entry))
     return found
+
+
+def _limit(pid: str) -> int:
+    """The limit that a process carries; 0 if it is none that could be a mark."""
+    try:
+        with open(f"/proc/{pid}/limits", "rb") as file:
+            found = _REALTIME.search(file.read())
+    except OSError:
+        return 0  # it has ended
+    return int(found[1]) if found is not None else 0
 
 
 def _environment(pid: str) -> bytes:

@@ -121,6 +121,22 @@ class Cancelled(BaseException):
     """Raised in the main thread of an attempt on SIGTERM. Clean up in `finally`, do not catch."""
 
 
+class Lock(Protocol):
+    """The book's lock: what names that move, as a branch does, were when they were resolved."""
+
+    def get(self, name: str) -> str | None:
+        """What a name was; None if the lock does not have it."""
+        ...
+
+    def where(self, name: str) -> Path:
+        """The file that has it, or would."""
+        ...
+
+    def keep(self, name: str, value: str) -> None:
+        """Add what a name is, a commit or a digest, if the lock does not have it yet."""
+        ...
+
+
 class Context(Protocol):
     """What a step is given. `check` may use everything but `run` to change the world."""
 
@@ -159,6 +175,11 @@ class Context(Protocol):
     @property
     def facts(self) -> Mapping[str, Any]:
         """The facts of this machine, gathered when first read (`gpus`, `cpu`, ...)."""
+        ...
+
+    @property
+    def lock(self) -> Lock:
+        """What a name that moves was: where it has one, `check` and `apply` want that."""
         ...
 
     def secret(self, name: str) -> str | None:
@@ -247,6 +268,11 @@ class Hooks(Step, Protocol):
     def files(self, inputs: SimpleNamespace) -> Iterable[Path]:
         """Files that belong to the definition (patch series, locks): their content is part of the
         fingerprint."""
+        ...
+
+    def resolve(self, ctx: Context, anew: bool) -> Mapping[str, str]:
+        """What the names that move in its inputs are, for `runbook lock`: of a name that the lock
+        has not, and `anew` of each, by asking who knows."""
         ...
 
     def output_names(self, given: Mapping[str, Any]) -> frozenset[str] | None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from typing_extensions import NotRequired, TypedDict  # noqa: UP035 (pydantic before Python 3.12)
 
 from runbook.execution.shapes import DestroyStep, RunStep
-from runbook.planning.shapes import CheckBody, PlanBody
+from runbook.planning.shapes import CheckBody, Locked, PlanBody
 from runbook.shapes import Error, Outputs
 from runbook.state.shapes import Event, RunSummary, StatusBody
 
@@ -151,6 +151,15 @@ class Events(Envelope):
     run: RunSummary | None
     events: list[Event]
     seq: int
+
+
+class Lock(Envelope):
+    """`path`: the file that is the book's lock."""
+
+    kind: Literal["lock"]
+    book: str
+    path: str
+    names: list[Locked]
 
 
 class Cancel(Envelope):

@@ -102,7 +102,7 @@ def plan(answer: Mapping[str, Any], mending: Mapping[str, str] | None = None) ->
         lines.append(f"to approve: {' '.join([answer['next'][-1], *asking])}")
     for name, remedy in (mending or {}).items():
         lines.append(terminal.hanging(f"remedy for {name}: {remedy}", 0))
-    if answer["unset_secrets"]:
+    if answer["unset_secrets"] and answer.get("error", {}).get("code") != "secret_unset":
         lines.append(unset(answer["unset_secrets"]))
     return "\n".join(lines)
 

@@ -72,7 +72,10 @@ def _remedies(step: Mapping[str, Any]) -> Remedies:
 
 
 def _refusal(target: Target, body: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Why a step refuses what it is to do, before those that it needs have run, as an error."""
+    """Why nothing would run: a secret is missing, or a step refuses what it is to do before those
+    that it needs have run. As an error."""
+    if (missing := target.missing_secrets()) is not None:
+        return missing.error_dict()
     for step in body["steps"]:
         codes = [reason["code"] for reason in step["reasons"]]
         if step["decision"] == "unmet" and "upstream" in codes:
@@ -158,6 +161,8 @@ def run(
 
     chosen_steps = select(target.book["steps"], **chosen)
     approved = dict(_approval(target, given) for given in approve)
+    if (refused := target.missing_secrets()) is not None:
+        raise refused
     if detach:
         from runbook.cli.detaching import detach as start
 

@@ -14,8 +14,9 @@ from runbook.cli import envelope, terminal
 from runbook.cli.remedies import Renderer
 from runbook.cli.verbs import VERBS
 from runbook.document.compile import BOOKS, compile_book, name_of
-from runbook.errors import USAGE, Failure, RunbookError
-from runbook.planning.context import default_cache
+from runbook.errors import PRECONDITION, USAGE, Failure, RunbookError
+from runbook.lockfile import Lockfile
+from runbook.planning.context import default_cache, lock_places
 from runbook.redact import Redactor, without_password
 from runbook.remedy import Remedy
 from runbook.state import recorded
@@ -72,6 +73,8 @@ class Target:
             if required or not held or self.verb == "validate":
                 raise
             book = self._compile({}, False)  # who only watches needs no inputs
+        if VERBS[self.verb].sets:
+            Lockfile(*lock_places(book["source"], workspace.root)).verify()
         for name in given.unset:
             if name not in book["declared"] and name not in found.inputs:
                 raise _unknown_input(name, list(book["declared"]))
@@ -132,6 +135,21 @@ class Target:
     def unset_secrets(self) -> list[str]:
         """The secrets that the document declares and the environment lacks."""
         return [name for name in self.book["secrets"] if not os.environ.get(name)]
+
+    def missing_secrets(self) -> RunbookError | None:
+        """The refusal of a run, if secrets that it needs are unset."""
+        missing = [name for name in self.unset_secrets() if name in self.book["required"]]
+        if not missing:
+            return None
+        names = ", ".join(missing)
+        return RunbookError(
+            f"{names} must be set in the environment",
+            code="secret_unset",
+            exit_code=PRECONDITION,
+            cause=f"the document requires {'it' if len(missing) == 1 else 'them'}",
+            remedy=Remedy("run", text=f"set {names} in the environment, then {{command}}"),
+            where=self.book["source"],
+        )
 
     def command(self, verb: str, *arguments: str) -> str:
         """A complete command line. A verb that works on no book, or on another one that the

@@ -47,6 +47,13 @@ VERBS: dict[str, Verb] = {
         steps="many",
         sets=True,
     ),
+    "lock": Verb(
+        "runbook.cli.locking:lock",
+        "runbook.cli.answers:Lock",
+        steps="many",
+        sets=True,
+        inputs=True,
+    ),
     "report": Verb("runbook.cli.reporting:report", "runbook.cli.answers:Report"),
     "bundle": Verb("runbook.cli.reporting:bundle", "runbook.cli.answers:Bundle"),
     "cache": Verb("runbook.cli.cache:cache", "runbook.cli.answers:Cache", book=False),

@@ -66,7 +66,8 @@ def build(
             name: {"type": spec.type, "default": spec.default}
             for name, spec in declared.inputs.items()
         },
-        "secrets": document.secrets,
+        "secrets": declared.secrets,
+        "required": declared.required,
         "facts": sorted(steps.facts),
         "steps": [
             {

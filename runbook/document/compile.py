@@ -29,6 +29,8 @@ BOOKS = Path(__file__).parent.parent / "books"
 DEFAULT_FILE = "runbook.yaml"
 DEFAULT_BOOK = "deepseek-v4-flash"
 KEPT = 64
+FORM = "2"
+"""Of what is kept compiled; another one is compiled anew."""
 LARGEST = 16 << 20
 """Bytes of a document."""
 _NAME = re.compile(rb"^name:[ \t]+([A-Za-z0-9._-]+)[ \t]*(?:#.*)?$", re.MULTILINE)
@@ -128,7 +130,7 @@ def shipped_books() -> list[str]:
 
 
 def _key(digest: str, path: Path, sets: Sequence[str], require_inputs: bool) -> str:
-    parts = [digest, str(path), runbook.__version__, str(require_inputs), *sets]
+    parts = [digest, str(path), runbook.__version__, FORM, str(require_inputs), *sets]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest() + ".json"
 
 

@@ -49,5 +49,7 @@ class Book(TypedDict):
     declared: dict[str, Any]
     """Of each input its `type` and its `default`, None if it has none."""
     secrets: list[str]
+    required: list[str]
+    """Those of the secrets without which nothing runs."""
     facts: list[str]
     steps: list[Step]

@@ -20,6 +20,8 @@ class Declarations:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.inputs = self._inputs()
+        self.required: list[str] = []
+        """Those of the secrets without which nothing runs."""
         self.secrets = self._secrets()
 
     def without_value(self, resolved: inputs.Resolved) -> None:
@@ -115,12 +117,16 @@ class Declarations:
         read = {inputs.variable(name): name for name in self.inputs} | {n: n for n in self.inputs}
         for index, child in enumerate(node.children):
             path = ("secrets", index)
-            if not isinstance(child.value, str):  # reported with the whole document
+            told = child.value if isinstance(child.value, dict) else {"name": child.value}
+            name = told.get("name")
+            if not isinstance(name, str):  # reported with the whole document
                 continue
-            if child.value in seen:
-                self.source.report(child.place, path, "duplicate", f"`{child.value}` stands twice")
-            elif child.value in read:
-                message = f"`{child.value}` is an input as well"
+            if name in seen:
+                self.source.report(child.place, path, "duplicate", f"`{name}` stands twice")
+            elif name in read:
+                message = f"`{name}` is an input as well"
                 self.source.report(child.place, path, "secret_input", message, "another name")
-            seen.append(child.value)
+            seen.append(name)
+            if told.get("required") is True:
+                self.required.append(name)
         return seen

@@ -109,6 +109,18 @@ class Step(_Model):
     )
 
 
+SecretName = Annotated[str, Field(pattern=SECRET_NAME)]
+
+
+class Secret(_Model):
+    """An environment variable that holds a secret, and whether a run needs it."""
+
+    name: SecretName = Field(description="The name of the variable.")
+    required: bool = Field(
+        default=False, description="Whether nothing runs while it is unset or empty."
+    )
+
+
 class Document(_Model):
     """A runbook: a named list of steps, and the inputs that they are given."""
 
@@ -125,7 +137,7 @@ class Document(_Model):
         description="Inputs by name. A dotted name such as build.jobs is read as "
         "inputs.build.jobs and set by --set build.jobs=12 or RUNBOOK_BUILD_JOBS.",
     )
-    secrets: list[Annotated[str, Field(pattern=SECRET_NAME)]] = Field(
+    secrets: list[SecretName | Secret] = Field(
         default_factory=list,
         description="Names of environment variables that hold secrets. Their values are never "
         "stored or shown.",

@@ -15,7 +15,7 @@ from typing import Any
 from runbook.errors import error_dict
 from runbook.execution.attempts import tail
 from runbook.planning.look import Look
-from runbook.process import MARK, Identity, attempt_mark, marked, session_members, stop
+from runbook.process import MARK, Identity, attempt_mark, of_attempt, session_members, stop
 from runbook.remedy import Remedy, load
 from runbook.state.workspace import Workspace
 
@@ -63,6 +63,7 @@ class Attempt:
             "workspace": str(workspace.root),
             "cache": str(context.cache),
             "secrets": sorted(context.secrets),
+            "locks": [str(place) for place in context.locks],
             "log": str(self.log),
         }
         self.events, tell = os.pipe()
@@ -132,7 +133,7 @@ class Attempt:
         return time.monotonic() - self._sign_of_life
 
     def processes(self) -> list[int]:
-        return sorted({*session_members(self._process.pid), *marked(MARK, self.mark)})
+        return sorted({*session_members(self._process.pid), *of_attempt(self.mark)})
 
     def stop(self, grace: float = GRACE, hurry: Callable[[], bool] = lambda: False) -> list[int]:
         """End it and everything it started, without grace once `hurry` says so. Returns what could

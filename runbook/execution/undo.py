@@ -19,7 +19,7 @@ from runbook import logins
 from runbook.document.registry import load_step
 from runbook.errors import DONE, FAILED
 from runbook.execution.attempt import Attempt
-from runbook.planning.context import StepContext, default_cache, namespace
+from runbook.planning.context import StepContext, default_cache, lock_places, namespace
 from runbook.planning.evaluate import Evaluator
 from runbook.planning.look import Look
 from runbook.planning.planner import require_steps
@@ -210,6 +210,7 @@ def _look(workspace: Workspace, book: Book, name: str, origin: Origin) -> Look:
         default_cache(),
         secrets=frozenset(book["secrets"]),
         uses=origin.uses,
+        locks=lock_places(book["source"], workspace.root),
     )
     return look
 

@@ -22,7 +22,7 @@ from runbook.document.registry import load_step
 from runbook.planning.asking import SECONDS, ask
 from runbook.planning.context import StepContext
 from runbook.planning.facts import Facts
-from runbook.process import MARK, marked, stop
+from runbook.process import MARK, carry, of_attempt, stop
 from runbook.protocol import Cancelled, Hooks, StepFailure
 from runbook.redact import Redactor
 from runbook.remedy import dump, joined
@@ -43,6 +43,8 @@ LARGEST_OUTPUTS = 16 << 20
 def main() -> int:
     spec = json.loads(sys.stdin.buffer.read())
     secrets = frozenset(spec["secrets"])
+    mark = os.environ[MARK]
+    carry(mark)
     events = int(sys.argv[1])
     log = os.open(spec["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     printed, print_end = os.pipe()
@@ -57,8 +59,7 @@ def main() -> int:
     os.close(tell_end)
     code = _pump(child, printed, told, events, log, Redactor(secrets, spec["inputs"]))
     if os.getppid() != supervisor:  # nobody else ends what the step left running
-        mark = os.environ[MARK]
-        stop(lambda: marked(MARK, mark), 2.0)
+        stop(lambda: of_attempt(mark), 2.0)
     return code
 
 
@@ -222,6 +223,7 @@ def _apply(spec: dict[str, Any], secrets: frozenset[str], tell: Any) -> dict[str
         forced=spec["forced"],
         facts=Facts(),
         secrets=secrets,
+        locks=tuple(map(Path, spec["locks"])),
         out=sys.stdout,
         on_progress=progress,
         on_notice=notice,

@@ -50,6 +50,19 @@ def foresee(kind: Hooks, ahead: Ahead, limit: float, state: Path) -> tuple[Reaso
     return _reasons(_apart(told, "foresee", limit, state, ahead[2])["reasons"])
 
 
+def resolve(
+    kind: Hooks, context: StepContext, anew: bool, limit: float, state: Path
+) -> dict[str, str]:
+    """What a step says that the names which move in its inputs are."""
+
+    def told() -> dict[str, Any]:
+        return {"resolved": dict(kind.resolve(context, anew))}
+
+    answer = _apart(told, "resolve", limit, state, context.facts, context)
+    resolved: dict[str, str] = answer["resolved"]
+    return resolved
+
+
 def _apart(
     work: Callable[[], dict[str, Any]],
     name: str,

@@ -11,7 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, TextIO
 
+from runbook.document.compile import BOOKS
 from runbook.files import home
+from runbook.lockfile import IN_WORKSPACE, Lockfile, places
 from runbook.protocol import Item, StepFailure
 from runbook.remedy import Remedy
 
@@ -33,6 +35,11 @@ def default_cache() -> Path:
     return Path(base).absolute() / "runbook"
 
 
+def lock_places(source: str, workspace: Path) -> tuple[Path, ...]:
+    """Where the lock of the book that was compiled from `source` lies."""
+    return places(source, Path(source).parent == BOOKS, workspace)
+
+
 @dataclass
 class StepContext:
     """Serves `check` inside the CLI (`out` is None: nothing is printed) and attempts alike."""
@@ -45,11 +52,17 @@ class StepContext:
     forced: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
     secrets: frozenset[str] = frozenset()
+    locks: tuple[Path, ...] = ()
+    """Where the book's lock lies; by default in the workspace."""
     out: TextIO | None = None
     on_progress: Progress | None = None
     on_notice: Callable[[str], None] | None = None
     uses: str = ""
     """The kind of step, whose known failures are looked for in what a failed program printed."""
+
+    @property
+    def lock(self) -> Lockfile:
+        return Lockfile(*(self.locks or (self.workspace / IN_WORKSPACE,)))
 
     def secret(self, name: str) -> str | None:
         if name not in self.secrets:

@@ -13,8 +13,9 @@ import runbook
 from runbook.document import template
 from runbook.document.registry import is_file, load_step
 from runbook.files import digest_file
+from runbook.lockfile import Lockfile
 from runbook.planning import apart, asking
-from runbook.planning.context import Progress, StepContext, default_cache
+from runbook.planning.context import Progress, StepContext, default_cache, lock_places
 from runbook.planning.facts import Facts
 from runbook.planning.look import Look, digest
 from runbook.protocol import Check, Hooks, Json, Reason, Step, StepFailure
@@ -41,8 +42,10 @@ class Evaluator:
         self._made: dict[str, str] = {}
         self._begun = workspace.begun.steps()
         self._cache = default_cache()
+        self._locks = lock_places(book["source"], workspace.root)
+        self.lock = Lockfile(*self._locks)
         self._kinds: dict[tuple[str, str], tuple[Step, str]] = {}
-        self._scope: dict[str, Any] = {
+        self.scope: dict[str, Any] = {
             "inputs": book["inputs"],
             "facts": self.facts,
             "steps": {},
@@ -73,25 +76,15 @@ class Evaluator:
             look.begun = self.workspace.begun.read(name)
         self._made[name] = look.made
         try:
-            if step["when"] is not None and not template.evaluate(step["when"], self._scope):
+            if step["when"] is not None and not template.evaluate(step["when"], self.scope):
                 look.active = False
                 return look
             kind, version = self.kind(step)
             look.lasting = not getattr(kind, "makes_nothing", False)
             raw = step["with"]
-            look.raw = raw if step["static"] else template.render(raw, self._scope)
+            look.raw = raw if step["static"] else template.render(raw, self.scope)
             inputs = self._inputs(look, kind, version)
-            look.context = StepContext(
-                step["id"],
-                SimpleNamespace(**inputs),
-                self.workspace.root,
-                self._cache,
-                deep=deep,
-                facts=self.facts,
-                secrets=self.secrets,
-                on_progress=on_progress,
-                uses=step["uses"],
-            )
+            look.context = self.context(step, SimpleNamespace(**inputs), deep, on_progress)
             look.fingerprint = self._fingerprint(step, look, inputs, kind, version)
             look.inputs = inputs
             look.check = self._ask(look, kind, version, look.context)
@@ -102,6 +95,26 @@ class Evaluator:
         except BaseException as error:
             self._fail(look, asking.crashed(error, self.workspace.state))
         return look
+
+    def context(
+        self,
+        step: CompiledStep,
+        inputs: SimpleNamespace,
+        deep: bool = False,
+        on_progress: Progress | None = None,
+    ) -> StepContext:
+        return StepContext(
+            step["id"],
+            inputs,
+            self.workspace.root,
+            self._cache,
+            deep=deep,
+            facts=self.facts,
+            secrets=self.secrets,
+            locks=self._locks,
+            on_progress=on_progress,
+            uses=step["uses"],
+        )
 
     def foresees(self, step: CompiledStep) -> bool:
         """Whether this kind of step can say something before the steps that it needs have run."""
@@ -133,9 +146,9 @@ class Evaluator:
         """What a step can say against its inputs before the steps that it needs have run."""
         try:
             kind = cast(Hooks, self.kind(step)[0])
-            if not hasattr(kind, "foresee") or not template.evaluate(step["when"], self._scope):
+            if not hasattr(kind, "foresee") or not template.evaluate(step["when"], self.scope):
                 return ()
-            given, unknown = template.known(step["with"], self._scope)
+            given, unknown = template.known(step["with"], self.scope)
         except StepFailure:
             return ()  # nothing is known of it yet
         ahead = (cast(Mapping[str, Json], given), frozenset(unknown), self.facts)
@@ -160,7 +173,7 @@ class Evaluator:
         if made is not None:
             self._made[step] = made
         self.outputs[step] = dict(outputs)
-        self._scope["steps"][step] = {"outputs": self.outputs[step]}
+        self.scope["steps"][step] = {"outputs": self.outputs[step]}
         if not known:
             known = digest({name: value for name, value in outputs.items() if name != "process"})
         self._digests[step] = known
@@ -170,7 +183,7 @@ class Evaluator:
         """The question that `approve` asks, rendered."""
         work = {"bytes": check.work.bytes, "seconds": check.work.seconds, "disk": check.work.disk}
         try:
-            return str(template.render(step["approve"], {**self._scope, "check": {"work": work}}))
+            return str(template.render(step["approve"], {**self.scope, "check": {"work": work}}))
         except StepFailure as failure:
             failure.message = f"the question of step {step['id']} cannot be asked: {failure}"
             failure.where = f"{self._source}:{step['line']}"

@@ -60,7 +60,11 @@ def plan(book: Book, workspace: Workspace, selection: Selection, deep: bool) -> 
                         question = evaluator.approval(step, look.check)
         if decision.verb in ("run", "later", "unmet"):
             open_ends.add(name)
-        entries.append(_plan_entry(step, decision, work, question, unknown))
+        entry = _plan_entry(step, decision, work, question, unknown)
+        if decision.verb == "run":
+            remarks = (r for r in look.check.reasons if r.severity != "error")
+            entry["reasons"] += [r.dump() for r in remarks]
+        entries.append(entry)
     totals = {key: sum(entry["work"][key] for entry in entries) for key in ("bytes", "seconds")}
     totals["disk"] = sum(entry["work"]["disk"] for entry in entries)
     body = {

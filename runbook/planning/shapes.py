@@ -29,6 +29,17 @@ class PlanBody(TypedDict):
     would_run: bool
 
 
+class Locked(TypedDict):
+    """A name of the book's lock: what it is, and was before; None if that is new. `unresolved`
+    says why it, or the names of its step, are not known."""
+
+    step: str
+    name: str
+    value: str | None
+    before: str | None
+    unresolved: str | None
+
+
 class CheckStep(TypedDict):
     id: str
     uses: str

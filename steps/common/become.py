@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from runbook.files import read_json
-from runbook.process import Identity
+from runbook.process import Identity, leave
 from runbook.protocol import PreconditionNotMet
 from runbook.steps.common import deaths, remote_code
 from runbook.steps.common.service import EXIT_LOCKED, Service, inherited_environment, log_path
@@ -40,6 +40,7 @@ def _record_death(folder: Path) -> None:
 
 def become(folder: Path) -> NoReturn:
     """Turn this process into the service of the folder; it must lead its session."""
+    leave()
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

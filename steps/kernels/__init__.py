@@ -117,6 +117,7 @@ def _checkpoint(ctx: Context) -> Path:
     from runbook.steps.checkpoint.checkpoint import CheckpointError
     from runbook.steps.checkpoint.hub import small_files
     from runbook.steps.checkpoint.layout import MissingField, UnknownArchitecture
+    from runbook.steps.common.hub import pins
     from runbook.steps.kernels.synthetic import write
     from runbook.steps.kernels.tensors import UnknownQuantization
 
@@ -125,7 +126,8 @@ def _checkpoint(ctx: Context) -> Path:
     out = here / "model"
     try:
         if given.repo:
-            small_files(f"{given.repo}@{given.revision}", source)
+            revision = pins.pinned(ctx, "model", vars(given)) or given.revision
+            small_files(f"{given.repo}@{revision}", source)
         made = write(
             source,
             out,

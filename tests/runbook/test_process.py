@@ -3,7 +3,9 @@
 import os
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from runbook.process import (
     Identity,
     attempt_mark,
     marked,
+    of_attempt,
     of_attempts,
     session_in,
     session_members,
@@ -101,6 +104,69 @@ def test_what_attempts_started_is_known_by_workspace_and_run(tmp_path, started):
     assert of_attempts(there) == [ours[there, "1"]]
     (tmp_path / "link").symlink_to(here)
     assert set(of_attempts(tmp_path / "link")) == set(of_attempts(here))
+
+
+LEAVING = {
+    "child": "sleep 60 & wait",
+    "session": "setsid sleep 60",
+    "twice forked": "(setsid sleep 60 &) & sleep 60",
+    "environment": 'exec env -i PATH="$PATH" sleep 60',
+    "environment and session": '(env -i PATH="$PATH" setsid sleep 60 &) & sleep 60',
+    "descriptors": "exec 0<&- 1>&- 2>&- 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- 9<&-; sleep 60",
+    "all": '(cd /; exec env -i PATH="$PATH" setsid sleep 60 0<&- 1>&- 2>&- &) & sleep 60',
+}
+CARRIER = """
+import os, sys
+from runbook.process import MARK, carry
+carry(os.environ[MARK])
+os.execv("/bin/sh", ["sh", "-c", sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize("way", LEAVING)
+def test_what_an_attempt_started_is_found_however_it_left(way, tmp_path, started):
+    """By a sleeping process that nothing leads to any more: its parents are killed."""
+    mark = attempt_mark(tmp_path, "1/one.1")
+    argv = [sys.executable, "-c", CARRIER, LEAVING[way]]
+    parent = started(*argv, env={**os.environ, MARK: mark}, start_new_session=True)
+    sleeping = until(lambda: [pid for pid in of_attempts(tmp_path) if name_of(pid) == "sleep"])
+    assert sleeping
+    os.killpg(parent.pid, signal.SIGKILL)
+    parent.wait()
+    left = of_attempts(tmp_path)
+    assert set(left) == set(of_attempts(tmp_path, "1")) == set(of_attempt(mark))
+    if "forked" in way or "session" in way or way == "all":
+        assert left, "it lives on"
+    assert of_attempts(tmp_path, "2") == of_attempts(tmp_path / "other") == []
+    assert of_attempt(attempt_mark(tmp_path, "1/one.2")) == []
+    assert stop(lambda: of_attempts(tmp_path), 5) == []
+
+
+def test_what_is_to_live_on_leaves_the_attempt(tmp_path, started):
+    mark = attempt_mark(tmp_path, "1/one.1")
+    script = CARRIER.replace("os.execv", "from runbook.process import leave\nleave()\nos.execv")
+    told = "echo left; exec sleep 60"
+    environment = {**os.environ, MARK: mark}
+    child = started(
+        sys.executable, "-c", script, f"exec env -u {MARK} sh -c '{told}'",
+        env=environment, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert child.stdout.readline() == b"left\n"
+    assert of_attempts(tmp_path) == []
+
+
+def test_a_limit_that_may_not_be_set_ends_nothing(tmp_path, started):
+    script = "import resource, sys\nfrom runbook.process import LIMIT, carry, leave\n"
+    script += "resource.setrlimit(LIMIT, (10**6, 10**6))\ncarry('1/one.1@x')\nleave()\n"
+    script += "assert resource.getrlimit(LIMIT) == (10**6, 10**6)"
+    assert started(sys.executable, "-c", script).wait() == 0
+
+
+def name_of(pid):
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def test_a_session_is_known_by_its_leader_and_folder(tmp_path, started):

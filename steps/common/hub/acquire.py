@@ -109,25 +109,28 @@ def _conclude(ctx: Context, folder: Path, here: Inventory, problems: Problems) -
 def _begin(ctx: Context, folder: Path, wanted: dict[str, Any], hub: Source) -> Inventory:
     """The record to work on: that of before if it is of the same wish, which pins a branch."""
     here = Inventory.load(folder)
-    if here is not None and here.wanted == wanted:
+    pinned = pins.pinned(ctx, hub.repo_type, wanted)
+    if here is not None and here.wanted == wanted and pinned in (None, here.listing.revision):
         here.complete = False
-        pins.keep(ctx.workspace, hub.repo_type, wanted, here.listing.revision)
+        pins.keep(ctx, hub.repo_type, wanted, here.listing.revision)
         return here
-    pinned = pins.pinned(ctx.workspace, hub.repo_type, wanted)
     try:
         listing = _list(ctx, wanted | {"revision": pinned or wanted["revision"]}, hub)
     except StepFailure as failure:
         if pinned and failure.code == "revision_not_found":
-            file = pins.place(ctx.workspace, hub.repo_type, wanted)
-            failure.remedy = f"{pinned} is kept in {file}: remove it to resolve the branch anew"
+            file = ctx.lock.where(pins.name(hub.repo_type, wanted))
+            text = f"{pinned} is locked in {file}: {{command}} resolves the branch anew"
+            failure.remedy = Remedy("lock", ("{step}", "--upgrade"), text=text)
         raise
-    pins.keep(ctx.workspace, hub.repo_type, wanted, listing.revision)
+    pins.keep(ctx, hub.repo_type, wanted, listing.revision)
     count = f"{len(listing.entries)} files, {listing.bytes} bytes"
     ctx.log(f"{listing.repo} at {listing.revision}: {count}")
     if not COMMIT.fullmatch(wanted["revision"]):
         became = "stays" if pinned else "is now"
-        kept = f"{wanted['revision']} {became} {listing.revision}, and is kept"
-        ctx.notice(f"{listing.repo}: {kept}; name that commit in the book to pin it for good")
+        file = ctx.lock.where(pins.name(hub.repo_type, wanted))
+        ctx.notice(
+            f"{listing.repo}: {wanted['revision']} {became} {listing.revision}, locked in {file}"
+        )
     fresh = Inventory(wanted, listing)
     if here is not None:
         # What is the same in both keeps its record; what is ours and not wanted goes.

@@ -27,8 +27,8 @@ class Inputs(BaseModel):
     revision: str = Field(
         default="main",
         min_length=1,
-        description="Commit hash; a branch or tag is resolved once and then kept in `pins` of the "
-        "workspace, also if the files are undone",
+        description="Commit hash; a branch or tag is resolved once, and the book's lock then "
+        "has it (`runbook lock`)",
     )
     files: Files = Field(default=Files(), description="Which files are wanted")
     sha256: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runbook.protocol import Context, Reason, StepFailure, Work
+from runbook.remedy import Remedy
 from runbook.steps.common.disk import shortage
 from runbook.steps.common.hub import cache, pins
 from runbook.steps.common.hub.inventory import Inventory
 from runbook.steps.common.hub.listing import Entry, Listing
 from runbook.steps.common.hub.parts import trusted_bytes
+from runbook.steps.common.hub.refusals import Busy
+
+if TYPE_CHECKING:
+    from runbook.steps.common.hub.source import Source
 
 PLAN_TIMEOUT = 5.0
 """Seconds that the hub may be silent for when a plan asks; without an answer it goes without the
@@ -38,8 +44,9 @@ def estimate(
         return tuple(reasons), Work()
     if listing.revision != ctx.inputs.revision:
         message = f"{ctx.inputs.revision} of {listing.repo} is {listing.revision}"
-        if pins.pinned(ctx.workspace, repo_type, vars(ctx.inputs)):
-            message += ", resolved before and kept"
+        file = ctx.lock.where(pins.name(repo_type, vars(ctx.inputs)))
+        known = pins.pinned(ctx, repo_type, vars(ctx.inputs))
+        message += f", locked in {file}" if known else f"; `run` locks it in {file}"
         reasons.append(Reason("revision_resolved", message, severity="info"))
     here = Inventory.load(folder)
     records = here.records if here else {}
@@ -59,16 +66,35 @@ def estimate(
     return tuple(reasons), Work(bytes=size, disk=size)
 
 
-def _ask(ctx: Context, repo_type: str) -> tuple[Listing | None, Reason | None]:
+def commit(ctx: Context, repo_type: str) -> str:
+    """What the hub says that the wanted branch is."""
+    try:
+        return _hub(ctx, repo_type).commit(ctx.inputs.repo, ctx.inputs.revision, PLAN_SECONDS)
+    except Busy as busy:
+        raise StepFailure(
+            f"the hub does not say what {ctx.inputs.revision} of {ctx.inputs.repo} is",
+            code="hub_unreachable",
+            cause=str(busy),
+            remedy=Remedy("lock", text="check the network and the endpoint, then {command}"),
+            retryable=True,
+        ) from busy
+
+
+def _hub(ctx: Context, repo_type: str) -> Source:
+    """The hub, asked once and briefly."""
     from runbook.steps.common.hub import login
-    from runbook.steps.common.hub.refusals import Busy
     from runbook.steps.common.hub.source import sources
 
     hub = sources(ctx.inputs.endpoint, [], login.token(ctx), repo_type)[0]
     hub.timeout = PLAN_TIMEOUT
+    return hub
+
+
+def _ask(ctx: Context, repo_type: str) -> tuple[Listing | None, Reason | None]:
+    hub = _hub(ctx, repo_type)
     try:
         given = ctx.inputs
-        revision = pins.pinned(ctx.workspace, repo_type, vars(given)) or given.revision
+        revision = pins.pinned(ctx, repo_type, vars(given)) or given.revision
         return hub.list(given.repo, revision, given.files, PLAN_SECONDS), None
     except Busy as busy:
         return None, Reason("size_unknown", f"the hub gives no listing: {busy}", severity="info")

@@ -61,6 +61,22 @@ class Source:
         self.timeout = timeout or TIMEOUT
         self._authorization = login or (f"Bearer {token}" if token else "")
 
+    def commit(self, repo: str, revision: str, seconds: float = 600.0) -> str:
+        """What a branch or tag is, within so many seconds. Raises Busy or StepFailure."""
+        refusals.require_online()
+        refusals.require_name(repo)
+        deadline = time.monotonic() + seconds
+
+        def ask() -> str:
+            try:
+                with http.session(timeout=self.timeout) as session:
+                    api = f"{self.endpoint}/api/{self.repo_type}s/{repo}"
+                    return self._resolve(session, repo, api, revision, deadline)
+            except untrusted.Malformed as error:
+                raise untrusted.bad_answer(self.endpoint, error) from error
+
+        return within(seconds, ask, Busy(f"{self.endpoint} does not end its answer"))
+
     def list(self, repo: str, revision: str, files: Patterns, seconds: float = 600.0) -> Listing:
         """Resolve the revision and list the wanted files, within so many seconds. Raises Busy or
         StepFailure."""

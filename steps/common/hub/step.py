@@ -7,12 +7,14 @@ next one goes on from the bytes that are there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runbook.protocol import Check, Context, Json, Reason, Work
+from runbook.steps.common.hub import pins
 from runbook.steps.common.hub.inventory import Inventory, name_of
+from runbook.steps.common.hub.untrusted import COMMIT
 
 if TYPE_CHECKING:
     from runbook.steps.common.hub.listing import Entry, Listing
@@ -36,6 +38,10 @@ class HubFiles:
                 else Reason("other_weights", f"{folder} holds {name_of(here.wanted)}")
             )
             return self._unsatisfied(ctx, folder, why)
+        pinned = pins.pinned(ctx, self.repo_type, here.wanted)
+        if pinned not in (None, here.listing.revision):
+            message = f"{folder} holds {here.listing.revision}, and the book's lock has {pinned}"
+            return self._unsatisfied(ctx, folder, Reason("other_weights", message))
         missing = list(here.unproven(folder, ctx.inputs.verify))
         if missing or not here.complete:
             return self._unsatisfied(ctx, folder, _missing(here, missing), here.listing)
@@ -56,13 +62,24 @@ class HubFiles:
 
         acquire(ctx, self.folder(ctx), wanted(ctx), self.repo_type, self.problems)
 
+    def resolve(self, ctx: Context, anew: bool) -> Mapping[str, str]:
+        """The commit of the branch: that which is locked, which is here, or which the hub says."""
+        from runbook.steps.common.hub.room import commit
+
+        given = wanted(ctx)
+        if COMMIT.fullmatch(given["revision"]):
+            return {}
+        here = Inventory.load(self.folder(ctx))
+        held = here.listing.revision if here is not None and here.wanted == given else None
+        known = None if anew else pins.pinned(ctx, self.repo_type, given) or held
+        return {pins.name(self.repo_type, given): known or commit(ctx, self.repo_type)}
+
     def undo(self, ctx: Context) -> None:
-        from runbook.steps.common.hub import pins
         from runbook.steps.common.hub.local import remove
 
         folder = self.folder(ctx)
         if here := Inventory.load(folder):
-            pins.keep(ctx.workspace, self.repo_type, here.wanted, here.listing.revision)
+            pins.keep(ctx, self.repo_type, here.wanted, here.listing.revision)
         remove(folder)
         parent = folder.parent
         if not ctx.inputs.destination and parent.is_dir() and not any(parent.iterdir()):

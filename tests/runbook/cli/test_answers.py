@@ -189,6 +189,27 @@ def test_secrets_that_are_unset_are_told(cli):
     assert cli.json("run", MY_TOKEN="tok-12345678")["unset_secrets"] == []
 
 
+def test_nothing_runs_without_a_secret_that_is_required(cli):
+    secrets = ["MY_TOKEN", {"name": "OTHER", "required": False}]
+    needed = {"name": "NEEDED_KEY", "required": True}
+    cli.book = write_book(cli.home, {"id": "one"}, secrets=[*secrets, needed])
+    for verb, *more in (["plan"], ["run"], ["run", "--detach"], ["run", "--yes", "--only", "one"]):
+        for value in ("", None):
+            given = {} if value is None else {"NEEDED_KEY": value}
+            answer = cli.json(verb, *more, code=3, **given)
+            assert answer["error"]["code"] == "secret_unset"
+            assert "NEEDED_KEY must be set" in answer["error"]["message"]
+            assert f"`runbook run {cli.book}`" in answer["error"]["remedy"]
+    assert not (cli.workspace / "one").exists()
+    shown = cli.run("plan", code=3)
+    assert "NEEDED_KEY must be set" in shown.stderr and "unset" not in shown.stdout
+    cli.json("validate")
+    cli.json("status")
+    assert cli.json("plan", NEEDED_KEY="key-123456")["unset_secrets"] == ["MY_TOKEN", "OTHER"]
+    assert cli.json("run", NEEDED_KEY="key-123456")["ok"]
+    assert cli.json("run", code=3)["error"]["code"] == "secret_unset", "also if all is done"
+
+
 def test_the_old_form_is_refused_with_the_new_one(cli):
     cli.book = write_book(cli.home, {"id": "one"}, {"id": "two"})
     cli.json("run")

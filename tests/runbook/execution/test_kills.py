@@ -8,6 +8,7 @@ left behind is met by `run`, `cancel` and `wait`. RUNBOOK_TEST_KILLS says how ma
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -18,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from runbook.process import of_attempts, session_members
+from runbook.process import of_attempts, session_members, stop
 from tests.conftest import Cli
 from tests.runbook.helpers import write_book
 
@@ -32,6 +33,7 @@ exec 9>>{id}.lock
 flock -n 9 || echo "{id}" >> second-writers
 printf first > {id}
 second="sleep {seconds}; printf second >> {id}; touch {id}.whole"
+there="sleep {seconds}; cd $PWD; printf second >> {id}; touch {id}.whole"
 rm -f {id}.whole
 {detach}
 while [ ! -e {id}.whole ]; do sleep 0.05; done
@@ -41,6 +43,8 @@ DETACH = {
     "setsid": 'setsid sh -c "$second" &',
     "nohup": 'nohup sh -c "$second" >/dev/null 2>&1 &',
     "daemon": '(setsid sh -c "$second" </dev/null >/dev/null 2>&1 &)',
+    # Nothing leads to it: other session, environment and folder; only the harness's lock is open.
+    "bare": '(cd /; exec env -i PATH="$PATH" setsid sh -c "$there" 0<&- 1>&- 2>&- &)',
 }
 
 
@@ -72,7 +76,7 @@ class Lane:
 
     def once(self) -> None:
         """Start a run, kill something of it, and do what a user might do then."""
-        process = self.cli.start("run", "--json", "--jobs", "4")
+        process = self.cli.start("run", "--json", "--jobs", "5")
         try:
             process.communicate(timeout=self.chance.uniform(0.5, 3.5))
         except subprocess.TimeoutExpired:
@@ -182,44 +186,55 @@ def test_random_kills_of_commands_that_outlive_their_parents(tmp_path):
 
 
 @pytest.fixture
-def left(cli):
+def how():
+    return "daemon"
+
+
+@pytest.fixture
+def left(cli, how):
     """A command whose supervisor, pump and worker were killed: its shells live on."""
-    cli.book = write_book(cli.home, command("daemon", "daemon", 60))
+    cli.book = write_book(cli.home, command("daemon", how, 60))
     process = cli.start("run", "--json")
     pump = cli.wait_for("attempt.started", "daemon")["process"]["pid"]
     deadline = time.monotonic() + 20
-    while not (cli.workspace / "daemon").exists() and time.monotonic() < deadline:
+    while set(shells(cli)) <= set(session_members(pump)) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
-    os.kill(pump, signal.SIGKILL)
+    for pid in session_members(pump) if how == "bare" else [pump]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.communicate()
     while cli.json("status")["steps"][0]["state"] == "running" and time.monotonic() < deadline:
         time.sleep(0.02)
     yield cli
-    for pid in of_attempts(cli.workspace / ".runbook"):
-        os.kill(pid, signal.SIGKILL)
+    assert stop(lambda: shells(cli), 0) == []
 
 
 def shells(cli: Cli) -> list[int]:
     return of_attempts(cli.workspace / ".runbook")
 
 
+each_way = pytest.mark.parametrize("how", ["daemon", "bare"])
+
+
+@each_way
 def test_status_and_wait_say_orphaned_while_a_shell_lives(left):
     assert shells(left)
     answer = left.json("status")
     assert answer["run"]["state"] == answer["steps"][0]["state"] == "orphaned"
     assert left.json("wait", "--timeout", "0.2", code=7)["run"]["state"] == "orphaned"
-    for pid in shells(left):
-        os.kill(pid, signal.SIGKILL)
+    assert stop(lambda: shells(left), 0) == []
     assert left.json("wait", code=1)["run"]["state"] == "interrupted"
 
 
+@each_way
 def test_cancel_ends_what_a_killed_worker_left(left):
     assert left.json("cancel")["cancelled"]
     assert shells(left) == []
     assert left.json("cancel")["cancelled"] is False
 
 
+@each_way
 def test_a_run_ends_what_a_killed_worker_left_before_it_begins(left):
     before = set(shells(left))
     left.book = write_book(left.home, command("daemon", "daemon", 0.1))
@@ -229,6 +244,7 @@ def test_a_run_ends_what_a_killed_worker_left_before_it_begins(left):
     assert not (left.workspace / "second-writers").exists()
 
 
+@each_way
 def test_destroy_ends_what_a_killed_worker_left_before_it_undoes(left):
     assert left.json("destroy", "--yes")["ok"]
     assert shells(left) == []

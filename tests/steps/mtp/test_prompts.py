@@ -119,7 +119,7 @@ def test_draws_from_the_dataset(pattern, tmp_path, hub):
     }
     Prompts().undo(ctx)
     left = [p for p in (tmp_path / "w").rglob("*") if p.name != "log"]
-    assert [p.relative_to(tmp_path / "w").parts[0] for p in left] == ["pins", "pins"]
+    assert [p.relative_to(tmp_path / "w").parts[0] for p in left] == ["runbook.lock.json"]
 
 
 def test_all_forms_hold_the_same_and_the_seed_draws(tmp_path, source):

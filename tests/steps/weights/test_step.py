@@ -168,8 +168,8 @@ Inventory(wanted(ctx), Listing("org/big", "0" * 40, tuple(entries)), records, Tr
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 assert Weights().check(ctx).ok
-names = [path[len(str(folder)) + 1:] for path in opened if path.startswith(str(workspace))]
-assert names == [NAME, ".runbook-parts/journal.ndjson"], names
+names = [Path(path).name for path in opened if path.startswith(str(workspace))]
+assert names == [NAME, "journal.ndjson", "runbook.lock.json"], names
 heavy = {{"pydantic", "httpx", "httpx2", "huggingface_hub", "urllib3", "numpy", "jinja2",
           "asyncio", "ssl", "concurrent.futures"}}
 print(*sorted(heavy & set(sys.modules)))
@@ -215,7 +215,7 @@ def test_what_a_branch_was_outlives_undo_and_other_wishes(source, run, tmp_path,
     with TestHub(first) as hub:
         check = Weights().check(context(workspace, hub, revision="main"))
         [told] = [r.message for r in check.reasons if r.code == "revision_resolved"]
-        assert first.revision in told and "kept" in told
+        assert first.revision in told and "locked in" in told
     with TestHub(second) as hub:
         run(hub, revision=second.revision)
         assert tree(folder) == tree(newer), "a commit that is given goes before"
@@ -235,35 +235,38 @@ def test_a_kept_commit_that_is_gone_says_where_it_is_kept(source, run, tmp_path,
         with pytest.raises(StepFailure) as failure:
             run(hub, revision="main")
         assert failure.value.code == "revision_not_found"
-        [file] = (workspace / "pins").iterdir()
-        assert str(file) in failure.value.remedy
+        file = workspace / "runbook.lock.json"
+        assert str(file) in str(failure.value.remedy)
         file.unlink()
         run(hub, revision="main")
         assert tree(folder) == tree(newer)
 
 
-@pytest.mark.parametrize("content", [b"", b"main", b"\xff" * 40, b"0" * 41, b"a" * 500, None])
-def test_a_pin_that_is_none_is_resolved_anew(content, hub, run, workspace, repository):
-    wanted = {"repo": "org/tiny", "revision": "main"}
-    file = pins.place(workspace, "model", wanted)
-    file.parent.mkdir(parents=True)
-    if content is None:
-        file.mkdir()
-    else:
-        file.write_bytes(content)
-    run(hub, revision="main")
-    assert pins.pinned(workspace, "model", wanted) == repository.revision
-
-
 @pytest.mark.parametrize("revision", ["a/b", "..", "x" * 5000, "ä ö", "refs/pr/1"])
-def test_a_pin_of_any_name_lies_in_its_folder(revision, tmp_path):
+def test_a_branch_of_any_name_is_kept(revision, tmp_path, hub):
+    ctx = context(tmp_path, hub)
     wanted = {"repo": "o/n", "revision": revision}
-    pins.keep(tmp_path, "dataset", wanted, "a" * 40)
-    pins.keep(tmp_path, "dataset", wanted, "b" * 40)
-    assert pins.pinned(tmp_path, "dataset", wanted) == "a" * 40
-    assert pins.pinned(tmp_path, "model", wanted) is None
-    [file] = (tmp_path / "pins").iterdir()
-    assert file.is_file()
+    pins.keep(ctx, "dataset", wanted, "a" * 40)
+    pins.keep(ctx, "dataset", wanted, "b" * 40)
+    assert pins.pinned(ctx, "dataset", wanted) == "a" * 40
+    assert pins.pinned(ctx, "model", wanted) is None
+
+
+def test_another_commit_in_the_lock_is_taken_up(source, run, tmp_path, workspace, folder):
+    """As where the lock came from another machine, or was upgraded."""
+    newer = tmp_path / "newer"
+    write_repository(newer, sizes=(50_000, 131_072))
+    second = Repository.of(newer, "org/tiny")
+    with TestHub(Repository.of(source, "org/tiny")) as hub:
+        run(hub, revision="main")
+    with TestHub(second) as hub:
+        ctx = context(workspace, hub, revision="main")
+        assert second.revision not in Weights().resolve(ctx, False).values()
+        ctx.lock.put(Weights().resolve(ctx, True))
+        assert Weights().check(ctx).reasons[0].code == "other_weights"
+        run(hub, revision="main")
+        assert tree(folder) == tree(newer)
+        assert Weights().check(ctx).outputs["revision"] == second.revision
 
 
 def test_only_wanted_files(hub, run, folder):
@@ -546,7 +549,7 @@ def test_undo_leaves_nothing_wherever_a_crash_came(crash_at, hub, run, workspace
         step.apply(ctx)
     run(hub)
     step.undo(ctx)
-    assert [path.name for path in workspace.iterdir()] == ["pins"]
+    assert [path.name for path in workspace.iterdir()] == ["runbook.lock.json"]
 
 
 @pytest.mark.parametrize("crash_at", range(0, 40, 3))
@@ -559,7 +562,7 @@ def test_undo_leaves_no_link_wherever_a_crash_came(
     run(hub)
     assert hub.faults.sent == 0
     step.undo(ctx)
-    assert [path.name for path in workspace.iterdir()] == ["pins"]
+    assert [path.name for path in workspace.iterdir()] == ["runbook.lock.json"]
 
 
 def test_file_put_there_by_hand_beside_an_unfinished_download_stays(
@@ -587,7 +590,7 @@ def test_undo_of_nothing_and_of_everything(hub, run, folder, workspace):
     step.undo(ctx)
     run(hub)
     step.undo(ctx)
-    assert [path.name for path in workspace.iterdir()] == ["pins"]
+    assert [path.name for path in workspace.iterdir()] == ["runbook.lock.json"]
 
 
 def test_cancel_keeps_what_has_arrived(hub, folder, workspace, repository, source, run):

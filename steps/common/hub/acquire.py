@@ -14,7 +14,7 @@ from runbook.files import sync_folder
 from runbook.protocol import Context, Item, Reason, StepFailure
 from runbook.remedy import Remedy
 from runbook.steps.common.disk import disk_failure, shortage
-from runbook.steps.common.hub import expected, local, login, pins, room
+from runbook.steps.common.hub import expected, local, login, pins, refusals, room
 from runbook.steps.common.hub.download import Download, Tuning
 from runbook.steps.common.hub.inventory import Inventory, Record
 from runbook.steps.common.hub.listing import Entry, Listing
@@ -156,13 +156,7 @@ def _list(ctx: Context, wanted: dict[str, Any], hub: Source) -> Listing:
             wait, trouble = busy.wait, busy
         pause = (_pause(failures) if wait is None else wait) + _pause(1) / 10
         if time.monotonic() + pause > deadline:
-            raise StepFailure(
-                f"the hub does not list {wanted['repo']}",
-                code="hub_unreachable",
-                cause=str(trouble),
-                remedy=Remedy("run", text="check the network and the endpoint, then {command}"),
-                retryable=True,
-            )
+            raise refusals.unlisted(wanted["repo"], trouble)
         ctx.notice(f"{trouble}; next try in {pause:.1f} s")
         time.sleep(pause)
 

@@ -10,19 +10,23 @@ from runbook.protocol import PreconditionNotMet, StepFailure
 from runbook.remedy import Remedy
 from runbook.steps.common.http import BUSY
 from runbook.steps.common.pacing import retry_after
+from runbook.units import duration
 
 _RATELIMIT = re.compile(r'"\w+"\s*;\s*r\s*=\s*(\d{1,9})\s*;\s*t\s*=\s*(\d{1,9})')
 """draft-ietf-httpapi-ratelimit-headers-09, as the hub sends it: `"api";r=0;t=55`."""
+TOO_MANY_REQUESTS = 429
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _INVALID_TOKEN = "Invalid credentials"
 
 
 class Busy(Exception):
-    """The hub is throttling, failing or out of reach: try again, after `wait` seconds if given."""
+    """The hub is throttling, failing or out of reach: try again, after `wait` seconds if given.
+    `limits`: it answers, and has been asked too often."""
 
-    def __init__(self, message: str, wait: float | None = None) -> None:
+    def __init__(self, message: str, wait: float | None = None, *, limits: bool = False) -> None:
         super().__init__(message)
         self.wait = wait
+        self.limits = limits
 
 
 class Contradiction(StepFailure):
@@ -74,7 +78,8 @@ def of(
 ) -> Busy | StepFailure:
     """What an answer of failure means. The hub says it in X-Error-Code and X-Error-Message."""
     if status in BUSY:
-        return Busy(f"{endpoint} answers {status}", asked_wait(headers))
+        limits = status == TOO_MANY_REQUESTS
+        return Busy(f"{endpoint} answers {status}", asked_wait(headers), limits=limits)
     code = headers.get("X-Error-Code", "")
     said = _words(headers.get("X-Error-Message", "")) or f"HTTP status {status}"
     login = "set HF_TOKEN or run `hf auth login`, then {command}"
@@ -113,6 +118,28 @@ def of(
         cause=said,
         remedy=Remedy("run", text=f"look at {page}{rights}, then {{command}}"),
         retryable=status >= 500,
+    )
+
+
+def unlisted(repo: str, busy: Busy) -> StepFailure:
+    """Why a hub that was asked again and again, as long as patience lasts, gives no listing."""
+    if busy.limits:
+        later = f"in {duration(busy.wait)}" if busy.wait else "later"
+        return StepFailure(
+            f"the hub limits how often it is asked, and does not list {repo}",
+            code="hub_rate_limited",
+            cause=str(busy),
+            remedy=Remedy(
+                "run", text=f"{{command}} {later}, or with HF_TOKEN set: its limit is higher"
+            ),
+            retryable=True,
+        )
+    return StepFailure(
+        f"the hub does not list {repo}",
+        code="hub_unreachable",
+        cause=str(busy),
+        remedy=Remedy("run", text="check the network and the endpoint, then {command}"),
+        retryable=True,
     )
 
 

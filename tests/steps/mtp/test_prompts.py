@@ -159,6 +159,7 @@ def test_a_branch_is_resolved_once_and_other_inputs_draw_again(tmp_path, hub, so
         (None, {"column": "prompt_id", "files": {"allow": ["README.md"]}}, None),
         (None, {"files": {"allow": ["data/test_sft.parquet"]}}, "bad_prompts"),
         ("503", {"patience": 0.2}, "hub_unreachable"),
+        ("429", {"patience": 0.2}, "hub_rate_limited"),
     ],
 )
 def test_what_fails_says_why(fault, values, code, tmp_path, hub):

@@ -225,6 +225,14 @@ def test_no_mirror_is_asked_for_a_listing(repository, run, folder):
     assert not mirror.faults.requests
 
 
+def test_a_hub_that_limits_says_for_how_long(hub, run):
+    hub.faults.always["api"] = Fault("429", "api", retry_after="3600")
+    with pytest.raises(StepFailure) as failure:
+        run(hub, patience=3.0)
+    assert (failure.value.code, failure.value.retryable) == ("hub_rate_limited", True)
+    assert "in 60 min" in str(failure.value.remedy) or "in 1 h" in str(failure.value.remedy)
+
+
 @pytest.mark.parametrize("verify", ["sha256", "size"])
 def test_bytes_of_a_mirror_are_proven_whatever_is_asked_for(
     hub, repository, run, folder, source, verify

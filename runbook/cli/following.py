@@ -47,6 +47,14 @@ def continuing(chosen: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) ->
     return selecting(rest)
 
 
+def approving(approved: Sequence[str], steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The approvals of a run that did not end well, as far as the run that continues it needs
+    them again: of steps that have not ended well, and were not asked anything else."""
+    done = {entry["id"] for entry in steps if entry["state"] in (*SETTLED, "waiting")}
+    kept = (given for given in approved if given.partition("=")[0] not in done)
+    return [word for given in kept for word in ("--approve", given)]
+
+
 def _after_steps(steps: Sequence[Mapping[str, Any]]) -> list[Remedy]:
     """An approval if one is asked for; else the logs of what failed, and another run unless that
     would fail in the same way."""

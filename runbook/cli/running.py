@@ -11,7 +11,7 @@ import click
 from runbook import errors
 from runbook.cli import served, terminal
 from runbook.cli.completing import steps as complete_steps
-from runbook.cli.following import SETTLED, after_run, continuing
+from runbook.cli.following import after_run, approving, continuing
 from runbook.cli.options import selecting, selection, verb
 from runbook.cli.target import Target
 from runbook.remedy import Remedies, Remedy, joined
@@ -174,7 +174,7 @@ def run(
     lock = hold_for_run(target.workspace)
     if not target.as_json and (unset := target.unset_secrets()):
         terminal.say(human.unset(unset), sys.stderr)
-    target.record(chosen)
+    target.record(chosen, approve)
     target.selection = selecting(chosen)
     answer, code = execute(
         target.book,
@@ -212,10 +212,7 @@ def _approval(target: Target, given: str) -> tuple[str, str]:
 
 def _again(answer: Mapping[str, Any], approve: Sequence[str], jobs: int) -> list[str]:
     """What else the run that continues needs: the approvals of what has not ended well."""
-    settled = {e["id"] for e in answer["body"]["steps"] if e["state"] in SETTLED}
-    asking = {e["id"] for e in answer["body"]["steps"] if e["state"] == "waiting"}
-    kept = [a for a in approve if a.partition("=")[0] not in settled | asking]
-    words = [word for given in kept for word in ("--approve", given)]
+    words = approving(approve, answer["body"]["steps"])
     return words if jobs == JOBS else [*words, "--jobs", str(jobs)]
 
 

@@ -91,9 +91,9 @@ class Target:
             require_inputs=required,
         )
 
-    def record(self, chosen: Mapping[str, Any]) -> None:
-        """Record the inputs that the command gives, which then hold, and what it selects. A value
-        that holds a secret is not recorded."""
+    def record(self, chosen: Mapping[str, Any], approved: Sequence[str]) -> None:
+        """Record the inputs that the command gives, which then hold, and what it selects and
+        approves. A value that holds a secret is not recorded."""
         redactor = Redactor(self.book["secrets"])
         declared = self.book["declared"]
         inputs = {k: v for k, v in self.recorded.inputs.items() if k in declared}
@@ -106,7 +106,8 @@ class Target:
                 text = str(self._value(name))  # it counted from the folder of this command
             inputs[name] = text
         inputs = {k: v for k, v in inputs.items() if redactor.text(v) == v}
-        new = recorded.Recorded(inputs, {k: v for k, v in _plain(chosen).items() if v})
+        selected = {k: v for k, v in _plain(chosen).items() if v}
+        new = recorded.Recorded(inputs, selected, tuple(approved))
         if new != self.recorded:
             recorded.write(self.workspace.state, new)
         given = {item.partition("=")[0].strip() for item in self.given.sets}

@@ -10,7 +10,7 @@ import click
 
 from runbook import errors
 from runbook.cli import envelope, served, terminal
-from runbook.cli.following import SETTLED, WAIT, after_status, continuing
+from runbook.cli.following import SETTLED, WAIT, after_status, approving, continuing
 from runbook.cli.options import verb
 from runbook.cli.target import Target
 from runbook.errors import error_dict
@@ -45,7 +45,10 @@ def _read(target: Target) -> dict[str, Any]:
         known = {entry["id"] for entry in body["steps"]}
         named = {chosen.get("start"), chosen.get("until"), *chosen.get("only", ())} - {None}
         if named <= known:
-            target.selection = continuing(chosen, body["steps"])
+            target.selection = [
+                *continuing(chosen, body["steps"]),
+                *approving(target.recorded.approved, body["steps"]),
+            ]
     return body
 
 

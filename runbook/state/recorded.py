@@ -17,11 +17,12 @@ DIGITS = 12
 
 
 class Recorded(NamedTuple):
-    """`inputs` are texts as `--set` takes them, by name; `chosen` is the selection of the last
-    run, by the arguments of `planner.select`."""
+    """`inputs` are texts as `--set` takes them, by name; of the last run, `chosen` is the
+    selection, by the arguments of `planner.select`, and `approved` what `--approve` was given."""
 
     inputs: dict[str, str]
     chosen: dict[str, Any]
+    approved: tuple[str, ...] = ()
 
 
 def read(state: Path) -> Recorded:
@@ -32,7 +33,9 @@ def read(state: Path) -> Recorded:
     inputs, chosen = found.get("inputs"), found.get("chosen")
     if not isinstance(inputs, dict) or not isinstance(chosen, dict):
         return Recorded({}, {})
-    return Recorded({k: v for k, v in inputs.items() if isinstance(v, str)}, chosen)
+    approved = found.get("approved")
+    kept = tuple(map(str, approved)) if isinstance(approved, list) else ()
+    return Recorded({k: v for k, v in inputs.items() if isinstance(v, str)}, chosen, kept)
 
 
 def write(state: Path, recorded: Recorded) -> None:

@@ -210,3 +210,19 @@ def test_a_login_in_a_url_is_refused_and_not_repeated(tmp_path):
             assert "verysecret" not in done.stdout + done.stderr
     kept = [path for path in tmp_path.rglob("*") if path.is_file() and path != book]
     assert not [path for path in kept if b"verysecret" in path.read_bytes()]
+
+
+def test_who_watches_is_told_the_run_that_continues_with_its_approvals(cli):
+    """A failure of an approved step, or of another one, asks nobody again."""
+    failing = {"id": "one", "approve": "Go?", "with": {"mood": "fails once"}}
+    cli.book = write_book(cli.home, failing, {"id": "two", "approve": "On?"})
+    (following,) = cli.json("run", code=5)["next"]
+    assert "--approve one=" in following
+    given = following.split("--approve ")[1]
+    cli.run("run", "--approve", given, code=1)
+    for verb in ("wait", "status"):
+        again = cli.json(verb, code=None)["next"][-1]
+        assert again.endswith(f"--approve {given}"), verb
+    assert cli.json("run", "--approve", given, code=5)["error"]["step"] == "two"
+    (following,) = cli.json("status")["next"]
+    assert "one=" not in following, "it is done"

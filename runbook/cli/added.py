@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import shlex
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
 from runbook import errors
-from runbook.cli import completing, envelope
-from runbook.cli.options import JSON
+from runbook.cli import completing, envelope, terminal
+from runbook.cli.options import JSON, verb
+from runbook.cli.target import Target
 from runbook.errors import Failure
 from runbook.planning.context import default_cache
 
@@ -20,25 +23,57 @@ from runbook.planning.context import default_cache
 def command(name: str) -> click.Command:
     """The click command of a verb in `runbook.steps.VERBS`."""
     told = importlib.import_module("runbook.steps").VERBS[name]
+    call = _on_workspace(name, told) if told.get("workspace") else _alone(name, told)
+    for parameter in told["takes"]:
+        call = _parameter(dict(parameter))(call)
+    return click.command(name, help=told["help"])(call)
+
+
+def _alone(name: str, told: Mapping[str, Any]) -> Callable[..., int]:
+    """A verb that needs no workspace."""
 
     @JSON
     def call(as_json: bool, **given: Any) -> int:
         if told.get("book"):
             given["book"] = _known(given["book"])
-        module, _, function = told["answers"].partition(":")
-        answers = getattr(importlib.import_module(module), function)
-        try:
-            said = answers(cache=default_cache(), **given)
-        except Failure as problem:
-            raise _no_step(problem, told) from problem
+        said = _said(told, given)
         _print(name, said, as_json)
-        return errors.DONE if said.get("error") is None else errors.PRECONDITION
+        return _code(said)
 
     if told.get("book"):
-        call = click.argument("book", required=False, shell_complete=completing.books)(call)
-    for parameter in told["takes"]:
-        call = _parameter(dict(parameter))(call)
-    return click.command(name, help=told["help"])(call)
+        return click.argument("book", required=False, shell_complete=completing.books)(call)
+    return call
+
+
+def _on_workspace(name: str, told: Mapping[str, Any]) -> Callable[..., int]:
+    """A verb on what runs have left in a workspace."""
+
+    @verb(name)
+    def call(target: Target, **given: Any) -> int:
+        tell = functools.partial(terminal.say, stream=sys.stderr, flush=True)
+        said = _said(told, {"book": recorded(target), "tell": tell, **given})
+        error = said.get("error")
+        following = said.get("next", ())
+        answer = target.answer(error is None, said["body"], error=error, next=following)
+        target.say(answer, lambda _: _text(said))
+        return _code(said)
+
+    return call
+
+
+def _said(told: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the verb has to say."""
+    module, _, function = told["answers"].partition(":")
+    answers = getattr(importlib.import_module(module), function)
+    try:
+        said: Mapping[str, Any] = answers(cache=default_cache(), **given)
+    except Failure as problem:
+        raise _no_step(problem, told) from problem
+    return said
+
+
+def _code(said: Mapping[str, Any]) -> int:
+    return errors.DONE if said.get("error") is None else errors.PRECONDITION
 
 
 def _no_step(problem: Failure, told: Mapping[str, Any]) -> Failure:
@@ -69,6 +104,38 @@ def _known(book: str | None) -> dict[str, Any]:
     return {"name": compiled["name"], "steps": steps}
 
 
+def recorded(target: Target) -> dict[str, Any]:
+    """The book with what its steps recorded: of each step `outputs` (None: no record) and `with`,
+    as far as it can be rendered with those. `command` makes a command line of a verb for it."""
+    from runbook.document import template
+
+    book, workspace = target.book, target.workspace
+    records = {step["id"]: workspace.checkpoint(step["id"]) for step in book["steps"]}
+    outputs = {name: record["outputs"] for name, record in records.items() if record is not None}
+    scope = {
+        "inputs": book["inputs"],
+        "steps": {name: {"outputs": given} for name, given in outputs.items()},
+        "facts": {},
+        "workspace": str(workspace.root),
+    }
+    steps = [
+        {
+            "id": s["id"],
+            "uses": s["uses"],
+            "with": template.known(s["with"], scope)[0],
+            "outputs": outputs.get(s["id"]),
+        }
+        for s in book["steps"]
+    ]
+    return {
+        "name": book["name"],
+        "workspace": workspace.root,
+        "inputs": list(book["declared"]),
+        "steps": steps,
+        "command": target.command,
+    }
+
+
 def _parameter(told: dict[str, Any]) -> Any:
     """An option or argument of click, of its description."""
     name = told.pop("name")
@@ -78,7 +145,6 @@ def _parameter(told: dict[str, Any]) -> Any:
 
 
 def _print(name: str, said: Mapping[str, Any], as_json: bool) -> None:
-    from runbook.cli import terminal
     from runbook.cli.remedies import Renderer
 
     renderer = Renderer(lambda *words: shlex.join(["runbook", *words]))
@@ -93,8 +159,14 @@ def _print(name: str, said: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         envelope.print_json(answer)
         return
+    terminal.say(_text(said))
+
+
+def _text(said: Mapping[str, Any]) -> str:
+    """What people read; `verbatim` is to be pasted, so no line of it is broken."""
+    if (verbatim := said.get("verbatim")) is not None:
+        return str(verbatim)
     text = said.get("text")
     if text is not None:
-        terminal.say("\n".join(terminal.hanging(line, 2) for line in text.split("\n")))
-        return
-    terminal.say(terminal.table(said["rows"], key=2))
+        return "\n".join(terminal.hanging(line, 2) for line in text.split("\n"))
+    return terminal.table(said["rows"], key=2)

@@ -12,7 +12,7 @@ import click
 from runbook.cli import completing, words
 from runbook.cli.defects import as_failure
 from runbook.cli.target import Given, Target
-from runbook.cli.verbs import VERBS
+from runbook.cli.verbs import verbs
 from runbook.errors import USAGE, Failure, RunbookError
 
 Function: TypeAlias = Callable[..., Any]
@@ -23,7 +23,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document."
 def verb(name: str) -> Callable[[Function], Function]:
     """The options and arguments that the table gives a verb. Its function is given `target`, and
     `steps` if it takes them."""
-    spec = VERBS[name]
+    spec = verbs()[name]
     shared = [
         JSON,
         click.option(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runbook.cli import envelope, terminal
 from runbook.cli.remedies import Renderer
-from runbook.cli.verbs import VERBS
+from runbook.cli.verbs import verbs
 from runbook.document.compile import BOOKS, compile_book, name_of
 from runbook.errors import PRECONDITION, USAGE, Failure, RunbookError
 from runbook.lockfile import Lockfile
@@ -66,14 +66,14 @@ class Target:
         workspace = Workspace(root)
         found = recorded.read(workspace.state)
         held = {k: v for k, v in found.inputs.items() if k not in given.unset}
-        required = VERBS[self.verb].inputs
+        required = verbs()[self.verb].inputs
         try:
             book = self._compile(held, required)
         except Failure:
             if required or not held or self.verb == "validate":
                 raise
             book = self._compile({}, False)  # who only watches needs no inputs
-        if VERBS[self.verb].sets:
+        if verbs()[self.verb].sets:
             Lockfile(*lock_places(book["source"], workspace.root)).verify()
         for name in given.unset:
             if name not in book["declared"] and name not in found.inputs:
@@ -155,7 +155,7 @@ class Target:
     def command(self, verb: str, *arguments: str) -> str:
         """A complete command line. A verb that works on no book, or on another one that the
         arguments name, is given nothing of this one."""
-        spec = VERBS.get(verb)
+        spec = verbs().get(verb)
         if spec is None or not spec.book:
             return shlex.join(["runbook", verb, *arguments])
         if spec.steps == "none" and arguments and not arguments[0].startswith("-"):

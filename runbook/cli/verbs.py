@@ -69,6 +69,6 @@ def verbs() -> dict[str, Verb]:
     """All verbs: the engine's, and those that steps add."""
     added = importlib.import_module("runbook.steps").VERBS
     return VERBS | {
-        name: Verb("runbook.cli.added:command", told["answer"], book=False)
+        name: Verb("runbook.cli.added:command", told["answer"], book=bool(told.get("workspace")))
         for name, told in added.items()
     }

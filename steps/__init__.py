@@ -45,8 +45,18 @@ EXCERPT = "runbook.steps.common.diagnoses:excerpt"
 
 # The verbs that steps add. `answers` is called with what the verb takes and the folder that
 # workspaces share; `answer` is the shape of the answer's body. A name with dashes is an option.
-# With `book` it takes a BOOK, and is given what is known of its steps: id, uses and with.
+# With `book` it takes a BOOK, and is given what is known of its steps: id, uses and with. With
+# `workspace` it takes --workspace too, is given what runs recorded, and tells how far it is.
 VERBS: dict[str, Any] = {
+    "client": {
+        "help": "Tell what a program needs that asks BOOK's server: base URL, model names, "
+        "reasoning, sampling, and snippets for a shell and for Python.\n\nExits 3 if nothing is "
+        "served.",
+        "answers": "runbook.steps.client:client",
+        "answer": "runbook.steps.client:Client",
+        "workspace": True,
+        "takes": [],
+    },
     "diagnose": {
         "help": "Tell what failed, from a log: FILE, or standard input.\n\nAny log will do: of "
         "vLLM, a build, pip, uv, nvcc, the kernel.",

@@ -44,6 +44,7 @@ VALUES = {  # of options that take a value, where the text has none
 CODES = {
     "destroy BOOK STEP": 5,  # shows its plan
     "cache clean": 5,
+    "client BOOK": 3,  # nothing is served there
     "run --unset key": 2,  # it has no default
     "new NAME": 2,  # asks of which model
 }

@@ -43,6 +43,32 @@ class Drafts(Strict):
     )
 
 
+class Sampling(Strict):
+    """What the model's card advises for one use."""
+
+    temperature: float | None = Field(None, ge=0, description="Null: not said.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Null: not said.")
+
+
+class Client(Strict):
+    """What one who asks the model should know; `runbook client` tells it."""
+
+    efforts: list[str] = Field(
+        default_factory=list, description="Values of `reasoning_effort` that the model knows."
+    )
+    default_effort: str | None = Field(None, description="That of a request which names none.")
+    without_reasoning: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What a request has besides to be answered without reasoning.",
+    )
+    sampling: dict[str, Sampling] = Field(
+        default_factory=dict, description="By use, as `agents`; the first stands in the snippets."
+    )
+    max_output_tokens: int | None = Field(
+        None, ge=1, description="The most that an answer has, reasoning included."
+    )
+
+
 class Release(Strict):
     """The vLLM that serves, for the rules that depend on it."""
 
@@ -99,6 +125,9 @@ class Inputs(Served):
     )
     drafts: Drafts = Field(
         default_factory=lambda: Drafts.model_validate({}), description="How the drafts are judged."
+    )
+    client: Client | None = Field(
+        None, description="What one who asks the model should know (`runbook client`)."
     )
     start_timeout: float = Field(
         3600,

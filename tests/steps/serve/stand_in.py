@@ -159,7 +159,7 @@ class Handler(BaseHTTPRequestHandler):
             return "schema"
         if "harbour" in request["messages"][0]["content"]:
             return "needle"
-        if request["max_tokens"] == 1:
+        if request.get("max_tokens") == 1:
             return "one"
         if isinstance(request.get("tool_choice"), dict):
             return "named"

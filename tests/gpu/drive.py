@@ -1,6 +1,6 @@
 """Serve a synthetic checkpoint on this machine's GPUs, unattended, from staged parts:
 
-    python3 drive.py {six,full} --parts FOLDER --out FOLDER [--limit SECONDS] [--caches FOLDER]
+    python3 drive.py {six,full,0731} --parts FOLDER --out FOLDER [--limit SECONDS] [--caches FOLDER]
         [--sequence NAME | --fresh-caches]
 
 Environment, checkpoint, run, questions, report: each has a time limit of its own, and the whole
@@ -44,9 +44,11 @@ from machine import (
 
 HERE = Path(__file__).resolve().parent
 BOOKS = {
-    "six": ("six-layers-one-gpu.yaml", MEMORY / "runbook-six", 6),
-    "full": ("full-size-two-h200.yaml", MEMORY / "runbook-full", 43),
+    "six": ("six-layers-one-gpu.yaml", MEMORY / "runbook-six", 6, "flagship"),
+    "full": ("full-size-two-h200.yaml", MEMORY / "runbook-full", 43, "flagship"),
+    "0731": ("0731-two-h200.yaml", MEMORY / "runbook-0731", 43, "0731"),
 }
+"""Book, checkpoint, its layers, and the release that it is like."""
 SEQUENCES: dict[str, list[dict[str, Any]]] = {
     "kernels-first": [{"leg": "kernels, then first start", "fresh": True, "kernels": True}],
     "without-kernels": [
@@ -70,7 +72,7 @@ class Drive:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.end = time.monotonic() + options.limit
-        self.book, self.checkpoint, self.layers = BOOKS[options.size]
+        self.book, self.checkpoint, self.layers, self.release = BOOKS[options.size]
         self.workspace = workspace(options.size, self.checkpoint, self.layers)
         self.timeline = STAGE / "timeline.json"
         self.legs = STAGE / f"legs-{getattr(options, 'sequence', None)}.json"
@@ -112,7 +114,8 @@ class Drive:
 
     def write_checkpoint(self) -> None:
         if not self.checkpoint.exists():
-            argv = [ENVIRONMENT / "bin/python", HERE / "flagship.py", self.checkpoint, self.layers]
+            argv = [ENVIRONMENT / "bin/python", HERE / "flagship.py"]
+            argv += [self.checkpoint, self.layers, self.release]
             self.call(argv, 150, check=True)
 
     def fresh_caches(self) -> None:
@@ -171,7 +174,7 @@ class Drive:
         """Start the run unless one goes on, and wait as long as there is time."""
         HOME.mkdir(parents=True, exist_ok=True)
         given = [f"checkpoint={self.checkpoint}", f"vllm={ENVIRONMENT}/bin/vllm"]
-        given += [f"python={ENVIRONMENT}/bin/python"] if self.options.size == "full" else []
+        given += [f"python={ENVIRONMENT}/bin/python"] if self.options.size != "six" else []
         given += self.options.set
         words = [word for value in given for word in ("--set", value)]
         words += [*self.options.run, *more]

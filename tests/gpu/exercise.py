@@ -1,6 +1,6 @@
 """What a served model must survive, on this machine's GPUs, after drive.py has served one:
 
-    python3 exercise.py {six,full} --out FOLDER [--limit SECONDS]
+    python3 exercise.py {six,full,0731} --out FOLDER [--limit SECONDS]
 
 Speed at several streams; a run that finds all done; a rank stopped while the server starts anew,
 which must be found and named; the supervisor killed while the next start goes on, then `status`,
@@ -69,8 +69,10 @@ class Exercise:
                 "seconds": round(seconds, 2),
                 "drafted": drafted,
                 "accepted": accepted,
-                # One forward pass of the target verifies one draft of each stream.
-                "tokens_per_pass_and_stream": round(tokens / max(1, drafted), 3),
+                # One forward pass of the target verifies one draft of each stream; without a draft
+                # each token is one. Passes compare with those of a trained draft, tokens do not.
+                "tokens_per_pass_and_stream": round(tokens / drafted, 3) if drafted else 1.0,
+                "passes_per_second_and_stream": round((drafted or tokens) / streams / seconds, 1),
             },
         )
 

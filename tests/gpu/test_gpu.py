@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from runbook.document import template
 from runbook.document.compile import compile_book
+from runbook.document.registry import load_step
+from runbook.steps.checkpoint.checkpoint import open_folder
+from runbook.steps.checkpoint.layout import layout
+from runbook.steps.checkpoint.lint import lint
+from runbook.steps.checkpoint.targets import Target
+from runbook.steps.common.flags.command import arguments, effective
+from runbook.steps.kernels.synthetic import write
+from runbook.steps.kernels.tensors import shards
+from tests import test_book_0731 as book_0731
+from tests.gpu import flagship
 from tests.gpu.phases import phases
 from tests.gpu.stage import requirements
+from tests.steps.checkpoint import full_size
+from tests.test_books import compiled
 
 HERE = Path(__file__).parent
 
@@ -25,14 +40,76 @@ def test_a_book_is_valid_and_leaves_multicast_alone(book, tmp_path):
         assert env["NCCL_NVLS_ENABLE"] == "0"
 
 
-def test_the_kernels_are_compiled_for_what_serves(tmp_path):
-    book = str(HERE / "full-size-two-h200.yaml")
-    compiled = compile_book(book, [], tmp_path, {}, require_inputs=False)
+@pytest.mark.parametrize("name", ["full-size-two-h200", "0731-two-h200"])
+def test_the_kernels_are_compiled_for_what_serves(tmp_path, name):
+    compiled = compile_book(str(HERE / f"{name}.yaml"), [], tmp_path, {}, require_inputs=False)
     steps = {step["uses"]: step["with"] for step in compiled["steps"]}
     kernels, serve = steps["kernels"], steps["serve"]
     for name in ("flags", "profile", "profiles", "vllm"):
         assert kernels[name] == serve[name]
     assert kernels["build"] == serve["digests"]["build"]
+
+
+PREFLIGHT = {"env": {}, "hardware": "h200-x2", "values": {}}
+COLLECTIVES = {"env": {"NCCL_P2P_DISABLE": "0"}}
+SERVED = {
+    "endpoint": "http://127.0.0.1:8000/v1",
+    "model": "synthetic",
+    "process": {"pid": 1, "start_time": 1, "boot_id": "b"},
+}
+
+
+@pytest.mark.parametrize("profile", ["long-context", "balanced", "throughput", "latency"])
+@pytest.mark.parametrize("draft_tokens", [0, 5])
+def test_0731_is_served_with_the_flags_of_its_book(tmp_path, profile, draft_tokens):
+    sets = [f"profile={profile}", f"draft_tokens={draft_tokens}"]
+    mine = compile_book(str(HERE / "0731-two-h200.yaml"), sets, tmp_path, {}, require_inputs=False)
+    outputs = {"preflight": PREFLIGHT, "lint": {"path": "/m"}, "collectives": COLLECTIVES}
+    scope = {
+        "inputs": mine["inputs"],
+        "facts": {"cpu": {"cores": 32}},
+        "steps": {n: {"outputs": o} for n, o in (outputs | {"serve": SERVED}).items()},
+    }
+    found = {}
+    for step in mine["steps"]:
+        kind = load_step(step["uses"], "")
+        values = kind.Inputs.model_validate(template.render(step["with"], scope))
+        found[step["id"]] = SimpleNamespace(**values.model_dump(mode="json"))
+    serve = effective(found["serve"])
+    assert (found["smoke"].speculation is None) == (draft_tokens == 0)
+    assert ("DSpark draft model loaded" in serve.proof) == (draft_tokens > 0)
+    book = compiled(book_0731.NAME, tmp_path, profile=profile)
+    other = effective(book_0731.on(book, "h200-x2")["serve"])
+    if not draft_tokens:
+        assert serve.speculative_config is None
+        other.speculative_config = None
+    assert arguments(serve) == arguments(other)
+    assert serve.proof[0] in other.proof
+
+
+def test_the_synthetic_0731_is_stored_as_the_release_is(tmp_path):
+    """Every name, dtype and shape of 167 GB, of which nothing is written: the same headers as those
+    that the linter is tried on."""
+    flagship.source(tmp_path, "0731")
+    config = json.loads((tmp_path / "config.json").read_text())
+    stored = {t.name: (t.name, t.dtype, t.shape) for ts in shards(config).values() for t in ts}
+    assert stored == full_size.entries(layout(full_size.CONFIG))
+    assert {k: config[k] for k in full_size.CONFIG} == full_size.CONFIG
+
+
+def test_the_synthetic_0731_is_written_and_lints_at_small_size(tmp_path):
+    """The same generator and fields, with narrow layers."""
+    flagship.source(tmp_path / "source", "0731")
+    path = tmp_path / "source" / "config.json"
+    narrow = {"hidden_size": 256, "moe_intermediate_size": 128, "num_attention_heads": 8,
+              "q_lora_rank": 128, "o_groups": 4, "o_lora_rank": 128, "n_routed_experts": 8,
+              "index_n_heads": 8, "dspark_markov_rank": 16}  # fmt: skip
+    path.write_text(json.dumps(json.loads(path.read_text()) | narrow))
+    made = write(tmp_path / "source", tmp_path / "out", 6)
+    found = lint(tmp_path / "out", Target("0.33.0"))
+    assert [f.id for f in found if f.severity != "info"] == []
+    names = open_folder(tmp_path / "out").tensors
+    assert made.layers == 6 and {n.split(".")[1] for n in names if n.startswith("mtp.")} == {*"012"}
 
 
 def test_every_staged_package_has_one_locked_version():

@@ -27,6 +27,7 @@ from tests.steps.preflight.test_checks import described
 from tests.test_books import OUTPUTS, compiled, inputs_of, machine
 
 NAME = "deepseek-v4-flash-0731"
+HARDWARE = yaml.safe_load((BOOKS / f"{NAME}.yaml").read_text())["steps"][0]["with"]["hardware"]
 MACHINES = yaml.safe_load(Path(__file__).with_name("machines.yaml").read_text())
 # Context, sequences, tokens of a step, share of memory.
 PROFILES = {
@@ -39,6 +40,8 @@ COMMITS = {
     "native": "9e165c30e2704aec5d9d593cce3eebd58bbef1cb",
     "nvfp4": "f1caa71142bd0be02f728c79f75042ac1e461579",
 }
+MEMORY = dict.fromkeys(HARDWARE, 97_887) | {"h200-x2": 143_771, "h100-x4": 81_559}
+"""MiB of the cards, as NVML tells them."""
 WEIGHTS = {"native": 166_878_536_440, "nvfp4": 175_550_788_904}
 """Bytes of the files, as published."""
 
@@ -54,12 +57,6 @@ def on(book, hardware="rtx-pro-6000-max-q-x2", peer_access=True):
         "fastest": f"NCCL with{'' if peer_access else 'out'} peer access",
     }
     return inputs_of(book, outputs=outputs)
-
-
-def hardware():
-    return list(
-        yaml.safe_load((BOOKS / f"{NAME}.yaml").read_text())["steps"][0]["with"]["hardware"]
-    )
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -117,7 +114,7 @@ def test_the_kernels_are_compiled_for_the_very_flags_that_serve(tmp_path):
 
 def quantized(variant):
     """The config of the release, or of NVIDIA's conversion as far as it is known."""
-    config = json.loads(json.dumps(full_size.CONFIG))
+    config = {**json.loads(json.dumps(full_size.CONFIG)), "sliding_window": 128}
     if variant == "nvfp4":
         named = {f"layers.{i}.ffn.experts": {"quant_algo": "NVFP4"} for i in range(43)}
         config["quantization_config"] |= {
@@ -128,7 +125,7 @@ def quantized(variant):
     return config
 
 
-@pytest.mark.parametrize(("name", "variant"), list(itertools.product(hardware(), WEIGHTS)))
+@pytest.mark.parametrize(("name", "variant"), list(itertools.product(HARDWARE, WEIGHTS)))
 def test_no_rule_is_broken(tmp_path, name, variant):
     book = compiled(NAME, tmp_path, variant=variant)
     told = book["steps"][0]["with"]["hardware"][name]
@@ -141,8 +138,9 @@ def test_no_rule_is_broken(tmp_path, name, variant):
         serve = on(book, name, peer_access)["serve"]
         serve.profile, serve.model = profile, str(model)
         serve.release["variables"] = sorted(spec(effective(serve))["env"])
-        world = rules.world(vars(serve), (), machine(told))
+        world = rules.world(vars(serve), (), machine({**told, "gpu_memory_mib": MEMORY[name]}))
         assert world["checkpoint"]["nvfp4"] == (variant == "nvfp4")
+        assert world["request_gib"] > 3, "a request of full length fits beside the weights"
         found = {reason.code for reason in rules.findings(world, ())}
         # The probe has the last word on NVLink; that it goes unused is said.
         unused = told["values"]["nvlink"] and not peer_access

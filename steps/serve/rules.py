@@ -153,7 +153,22 @@ def world(given: Mapping[str, Any], unknown: Collection[str], facts: Mapping[str
         found["unknown_variables"] = sorted(n for n in names if n not in known)
     if isinstance(given.get("model"), str):
         found |= _checkpoint(Path(given["model"]))
+        found |= _request(found.get("config") or {}, flags)
     return found
+
+
+def _request(config: Mapping[str, Any], flags: Mapping[str, Any]) -> World:
+    """What a request of full length takes of the KV cache, where that is known."""
+    from runbook.steps.checkpoint.kv_cache import request_bytes
+    from runbook.steps.checkpoint.layout import ConfigError
+
+    length, step = flags.get("max_model_len"), flags.get("max_num_batched_tokens")
+    if config.get("model_type") != "deepseek_v4" or not (length and step):
+        return {}
+    try:
+        return {"request_gib": request_bytes(config, length, step) / 2**30}
+    except ConfigError:
+        return {}
 
 
 def _quirks(version: str, series: str) -> World:

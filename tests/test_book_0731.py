@@ -17,6 +17,7 @@ from runbook.steps.checkpoint.checkpoint import open_folder
 from runbook.steps.checkpoint.lint import lint
 from runbook.steps.checkpoint.targets import Target
 from runbook.steps.common.flags.command import arguments, effective
+from runbook.steps.kernels.tensors import shards
 from runbook.steps.preflight.checks import examine
 from runbook.steps.preflight.hardware import fitted
 from runbook.steps.serve import rules
@@ -147,6 +148,18 @@ def test_no_rule_is_broken(tmp_path, name, variant):
         assert found == ({"peer_access_off_on_nvlink"} if unused else set()), profile
 
 
+def test_what_is_known_of_the_weights_adds_up_to_their_published_size():
+    """Names, shapes and dtypes, by which disk and memory are reckoned and headers are examined."""
+    found = {
+        variant: [t for ts in shards(quantized(variant)).values() for t in ts]
+        for variant in WEIGHTS
+    }
+    sizes = {variant: sum(t.nbytes for t in tensors) for variant, tensors in found.items()}
+    assert sizes["native"] == WEIGHTS["native"]
+    headers = WEIGHTS["nvfp4"] - sizes["nvfp4"]  # what is published of it is the size of the files
+    assert 90 < headers / len(found["nvfp4"]) < 130
+
+
 def test_the_nvfp4_draft_is_refused_on_the_stock_release(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(quantized("nvfp4")))
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
@@ -272,4 +285,4 @@ def test_the_step_that_lints_accepts_the_release_in_full_size(tmp_path):
     found = lint(tmp_path / "0731", Target(step.target, step.series))
     assert {finding.id: finding.severity for finding in found} == {"dspark_draft": "info"}
     total = sum(tensor.nbytes for tensor in open_folder(tmp_path / "0731").tensors.values())
-    assert abs(total - WEIGHTS["native"]) < 0.001 * total
+    assert total == WEIGHTS["native"]

@@ -67,6 +67,7 @@ class Choices:
     left_out: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     thinking: str = ""
+    isa: str = ""
 
     def flag(self, key: str) -> Any:
         return next((c.value for c in self.flags if c.key == key), None)
@@ -120,7 +121,7 @@ def choose(
     choices = Choices(ranks, need, batched, cache, wish, flags, env=env)
     choices.extra = template
     choices.flags += _family(found, build, machine, recipe)
-    choices.thinking = families.thinking(found, model)
+    choices.thinking, choices.isa = families.thinking(found, model), str(cpu)
     if recipe is not None:
         _recipe(choices, recipe, build)
     if examined.speculation and choices.flag("speculative_config") is None:
@@ -272,7 +273,7 @@ def _recipe(choices: Choices, recipe: Recipe, build: Build) -> None:
         if flag == "--chat-template":
             continue
         if flag.removeprefix("--") in SERVERS:
-            choices.left_out.append(f"{flag} {text or ''}: the book's own")
+            choices.left_out.append(f"{flag}: the book's own")
         elif not arguments.known(flag, build.known["flags"]):
             choices.unknown.append(f"{flag} (vLLM {build.target} has no such flag)")
         else:

@@ -30,7 +30,9 @@ GPU_ENV = (
     Choice("VLLM_ENGINE_READY_TIMEOUT_S", "3600", "vLLM's own 600 s are short for a first start"),
     Choice("VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS", "1800", "kernels may be compiled while it serves"),
 )
-V4 = "deepseek_v4"
+NOT_CHECKED = "Its tensors were not checked: the linter does not know this architecture's."
+PLAINEST = "avx2"
+"""Of a processor; for models that want more the patched CPU build interprets Triton's kernels."""
 PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*")
 RESERVED = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 """Words that a reader of YAML may take for something else than a text."""
@@ -159,7 +161,7 @@ def _bytes(number: int) -> str:
 def _head(examined: Examined, choices: Choices) -> list[str]:
     """What whoever reads the book should know before."""
     lines = [
-        f"{'Not checked by its tensors' if f.id == UNEXAMINED else f.severity}: {f.id}, {f.detail}"
+        NOT_CHECKED if f.id == UNEXAMINED else f"{f.severity}: {f.id}, {f.detail}"
         for f in examined.findings
         if f.severity != "info"
     ]
@@ -170,7 +172,7 @@ def _head(examined: Examined, choices: Choices) -> list[str]:
 
 
 def _cpu_env(choices: Choices, examined: Examined) -> tuple[Choice, ...]:
-    if not examined.series or choices.flag("tokenizer_mode") == V4:
+    if not examined.series or choices.isa != PLAINEST:
         return ()
     why = "the patched build interprets Triton kernels, which only DeepSeek-V4 needs"
     return (Choice("TRITON_INTERPRET", "0", why),)
@@ -187,7 +189,6 @@ def _preflight(model: Model, machine: Machine, build: Build, choices: Choices) -
         parts = f"{weights / GB:.1f} GB of weights, {parts}"
     found: list[Choice] = []
     if build.cpu:
-        isa = "avx512_bf16" if choices.flag("tokenizer_mode") == V4 else "avx2"
         cache = fit.cpu_cache(model, choices.cache, choices.wish, choices.batched)
         memory = need.weights + cache + fit.PROCESSES
         words = (
@@ -195,7 +196,7 @@ def _preflight(model: Model, machine: Machine, build: Build, choices: Choices) -
             f"{fit.PROCESSES / GIB:.0f} GiB of processes"
         )
         found += [
-            Choice("cpu_isa", isa, "what vLLM's kernels for this model take at least"),
+            Choice("cpu_isa", choices.isa, "what vLLM's kernels for this model take at least"),
             Choice("cpu_ranks", ranks, "workers among which the cores are divided"),
             Choice("memory_available_gib", math.ceil(memory / GIB), words),
             Choice("vllm_lock", build.release.path.name, "some index must offer its PyTorch"),

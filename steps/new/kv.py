@@ -32,7 +32,7 @@ V4_SPARE = 1.15
 0.33.0, two RTX PRO 6000 with 0.25.1)."""
 FULL = ("full_attention", "attention")
 WINDOWED = ("sliding_attention", "chunked_attention")
-OTHER_MARKS = ("mamba", "ssm_", "linear_", "rwkv", "conv_l_cache", "hybrid_override_pattern",
+OTHER_MARKS = ("mamba", "ssm_", "linear_", "rwkv", "hybrid_override_pattern",
                "layers_block_type", "block_configs", "attn_type_list", "recurrent")  # fmt: skip
 """Fields of models that keep something else than keys and values in some layers."""
 

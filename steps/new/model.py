@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from runbook.errors import USAGE, RunbookError
+from runbook.protocol import StepFailure
+from runbook.remedy import COMMAND, Remedy
 from runbook.steps.checkpoint.checkpoint import INDEX, Checkpoint, CheckpointError, open_folder
 from runbook.steps.checkpoint.lint.report import printable
 
@@ -123,9 +125,7 @@ def open_model(source: str) -> Model:
     try:
         if folder.exists():
             return _whole(Model(open_folder(folder.resolve()), folder=folder.resolve()))
-        from runbook.steps.checkpoint.hub import open_repository
-
-        checkpoint = open_repository(source)
+        checkpoint = _on_hub(source)
     except CheckpointError as problem:
         raise RunbookError(
             printable(str(problem)),
@@ -135,6 +135,18 @@ def open_model(source: str) -> Model:
         ) from problem
     repo, _, revision = checkpoint.source.rpartition("@")
     return _whole(Model(checkpoint, repo, revision))
+
+
+def _on_hub(source: str) -> Checkpoint:
+    """Failures whose remedy would run another verb say what to do in words."""
+    from runbook.steps.checkpoint.hub import open_repository
+
+    try:
+        return open_repository(source)
+    except StepFailure as failure:
+        if isinstance(failure.remedy, Remedy):
+            failure.remedy = failure.remedy.text.replace(COMMAND, "try again")
+        raise
 
 
 def _whole(model: Model) -> Model:

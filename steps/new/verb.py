@@ -24,6 +24,7 @@ from runbook.steps.new.recipe import Recipe
 from runbook.steps.new.registry import Build, build
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+SECRET = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|CREDENTIAL", re.IGNORECASE)
 SHIPPED = Path(runbook.__file__).parent / "books"
 
 
@@ -143,15 +144,22 @@ def _known(model: Model, chosen: Build) -> None:
 
 def _options(given: dict[str, Any]) -> Options:
     names = set(Options.__dataclass_fields__) - {"env"}
+    for name in names:
+        if isinstance(given[name], int) and given[name] < 1:
+            raise _usage(f"--{name.replace('_', '-')} {given[name]}", "a whole number from 1")
     pairs = dict(pair.partition("=")[::2] for pair in given["env"])
-    if bad := [key for key in pairs if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key)]:
-        raise RunbookError(
-            f"--env {bad[0]}: not NAME=VALUE",
-            code="usage",
-            exit_code=USAGE,
-            remedy="write --env NAME=VALUE",
-        )
+    for key in pairs:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
+            raise _usage(f"--env {key}", "NAME=VALUE")
+        if SECRET.search(key):
+            raise _usage(f"--env {key}", "no secret: a book is read by others; export it instead")
     return Options(**{name: given[name] for name in names}, env=pairs)
+
+
+def _usage(said: str, wanted: str) -> RunbookError:
+    return RunbookError(
+        f"{said}: expected is {wanted}", code="usage", exit_code=USAGE, remedy=f"give {wanted}"
+    )
 
 
 def _write(path: Path, text: str) -> None:

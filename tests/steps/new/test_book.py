@@ -141,6 +141,18 @@ def test_names_that_no_book_can_have(name, tmp_path, new):
     assert made.code == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("--users", "0"), ("--context", "-5"), ("--env", "A B=1"), ("--env", "HF_TOKEN=hf_x"),
+     ("--kv-bytes-per-token", "0")],
+)  # fmt: skip
+def test_values_that_cannot_be(words, tmp_path, new):
+    folder = tiny.write(tmp_path / "model", "llama")
+    made = new("mine", "--from", folder, *words)
+    assert (made.code, made.error["code"]) == (2, "usage")
+    assert "hf_x" not in json.dumps(made.answer) and not made.book.exists()
+
+
 def test_of_a_hub_the_headers_alone_are_read_and_the_commit_is_kept(tmp_path, new, monkeypatch):
     folder = tiny.write(tmp_path / "model", "qwen")
     (folder / "original").mkdir()
@@ -161,7 +173,7 @@ def test_of_a_hub_the_headers_alone_are_read_and_the_commit_is_kept(tmp_path, ne
     assert weights["with"]["repo"] == "org/qwen"
     assert weights["with"]["revision"] == repository.revision == made.answer["revision"]
     assert weights["with"]["files"]["ignore"] == ["*/*", "consolidated.pth"]
-    assert missing.code == 3 and missing.error["remedy"]
+    assert missing.code == 3 and "lint" not in missing.error["remedy"]
 
 
 def test_what_a_config_says_breaks_neither_comments_nor_templates(tmp_path, new):

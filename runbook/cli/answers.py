@@ -66,7 +66,8 @@ class Check(Envelope, CheckBody):
 
 
 class Served(TypedDict):
-    """What is served: what was measured of it, and commands that ask it, end it, start it anew."""
+    """What is served: what was measured of it, and commands that ask it, end it, start it anew and
+    let it start at boot (null: the user's systemd starts it, as `unit`)."""
 
     step: str
     endpoint: str
@@ -76,6 +77,8 @@ class Served(TypedDict):
     acceptance: float | None
     stop: str
     restart: str
+    unit: str | None
+    at_boot: str | None
 
 
 class Run(Envelope):

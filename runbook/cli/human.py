@@ -260,5 +260,6 @@ def served(found: Mapping[str, Any]) -> str:
         "ask": found["request"],
         "stop": found["stop"],
         "restart": found["restart"],
+        "at boot": found["at_boot"] or f"systemd starts it, as {found['unit']}",
     }
     return "\n".join([*lines, *(f"  {name:<8} {text}" for name, text in told.items() if text)])

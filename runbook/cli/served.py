@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import shlex
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from runbook.cli.target import Target
+from runbook.document.compile import BOOKS
 
+LINGER = Path("/var/lib/systemd/linger")
+"""Has a file for each user whose services start at boot (loginctl(1))."""
 QUESTION = "Say hello in five words."
 
 
@@ -18,6 +25,7 @@ def served(target: Target, outputs: Mapping[str, Mapping[str, Any]]) -> dict[str
     step = next((name for name in reversed([*outputs]) if outputs[name].get("endpoint")), None)
     if step is None:
         return None
+    unit = outputs[step].get("unit")
     endpoint, model = outputs[step]["endpoint"], outputs[step].get("model")
     return {
         "step": step,
@@ -28,7 +36,32 @@ def served(target: Target, outputs: Mapping[str, Mapping[str, Any]]) -> dict[str
         "acceptance": _measured(outputs, "acceptance"),
         "stop": target.command("destroy", step, "--yes"),
         "restart": target.command("run", "--force", step),
+        "unit": unit,
+        "at_boot": _at_boot(target) if unit is None else _linger(),
     }
+
+
+def _linger() -> str | None:
+    """What lets a unit of the user's systemd start at boot; None if it does."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return "loginctl enable-linger"
+    return None if (LINGER / name).exists() else "loginctl enable-linger"
+
+
+def _at_boot(target: Target) -> str:
+    """A line to paste into a shell, after which cron starts it at boot: with nothing of this
+    environment but where what is shared lies, and from any folder (crontab(5))."""
+    program = Path(sys.executable).with_name("runbook")
+    words = [str(program)] if program.exists() else [sys.executable, "-P", "-m", "runbook"]
+    source = Path(target.book["source"])
+    book = source.stem if source.parent == BOOKS else str(source)
+    words += ["run", book, "--workspace", str(target.workspace.root)]
+    kept = [n for n in ("RUNBOOK_CACHE", "XDG_CACHE_HOME") if os.environ.get(n)]
+    words = [*(["env", *(f"{n}={os.environ[n]}" for n in kept)] if kept else []), *words]
+    entry = "@reboot " + shlex.join(words).replace("%", "\\%")
+    return f"(crontab -l 2>/dev/null; printf '%s\\n' {shlex.quote(entry)}) | crontab -"
 
 
 def of_workspace(target: Target) -> dict[str, Any] | None:

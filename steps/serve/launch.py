@@ -17,7 +17,7 @@ from runbook.steps.serve import changes, key
 from runbook.steps.serve.beforehand import require_model_folder, require_program
 from runbook.steps.serve.command import spec
 from runbook.steps.serve.readiness import Startup
-from runbook.steps.serve.supervisor import SystemdUser, keeper_of, supervisor
+from runbook.steps.serve.supervisor import SystemdUser, keeper_of, supervisor, unit_path
 from runbook.units import duration
 
 CANCEL_GRACE = 3.0
@@ -109,7 +109,9 @@ class Launch:
             pid = running.process.pid
             self.ctx.log(f"wait for the server that starts already, process {pid}")
         found = Startup(self.ctx, self.inputs, running).wait()
-        running.mark_ready(found | {"supervisor": running.spec["keeper"]})
+        keeper = running.spec["keeper"]
+        unit = unit_path(running.folder).name if keeper == "systemd-user" else None
+        running.mark_ready(found | {"supervisor": keeper, "unit": unit})
         took = ", ".join(f"{PHASES[name]} {duration(s)}" for name, s in found["phases"].items())
         self.ctx.log(f"it took {duration(found['start_seconds'])}: {took}")
 

@@ -187,6 +187,7 @@ class Outputs(Strict):
     log: str = Field(description="Path of the server's log.")
     process: Process = Field(description="The server's process.")
     supervisor: str = Field(description="What keeps it: `session` or `systemd-user`.")
+    unit: str | None = Field(None, description="The unit of the user's systemd that keeps it.")
     kv_cache_tokens: int | None = Field(description="Tokens that fit into the KV cache.")
     max_concurrency: float | None = Field(
         description="Requests of full context length that fit into the KV cache."

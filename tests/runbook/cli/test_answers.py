@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import shlex
+import subprocess
 import textwrap
 
+from runbook.cli import human
 from tests.runbook.helpers import write_book
 
 CORPUS = """\
@@ -121,9 +125,49 @@ def test_success_says_what_one_does_next(cli):
     shown = cli.run("run").stdout
     assert "12.3 tokens/s, 85 % of drafted tokens accepted" in shown
     assert served["request"] in shown and served["restart"] in shown
+    assert served["unit"] is None and f"  at boot  {served['at_boot']}\n" in shown
     _, verb, *arguments = shlex.split(served["stop"])
     cli.book = None
     assert cli.json(verb, *arguments)["steps"][0]["state"] == "undone"
+
+
+def test_the_line_that_starts_it_at_boot_works_as_it_is_printed(cli, tmp_path):
+    """Given to a `crontab` of our own, and what that was given run as cron does."""
+    (home := tmp_path / "a 100% home's").mkdir()
+    cli.home, cli.workspace = home, home / "workspace"
+    cli.environment |= {"HOME": str(home), "RUNBOOK_WORKSPACE": str(cli.workspace)}
+    (home / "server.py").write_text(SERVER)
+    cli.book = home / "book.yaml"
+    cli.book.write_text(
+        'runbook: 1\nname: served\nsteps: [{id: serve, uses: "server.py:Server"}]\n'
+    )
+    line = cli.json("run", RUNBOOK_CACHE=str(tmp_path / "cache"))["served"]["at_boot"]
+    (table := tmp_path / "table").write_text("@daily true\n")
+    (programs := tmp_path / "bin").mkdir()
+    crontab = programs / "crontab"
+    crontab.write_text(f'#!/bin/sh\n[ "$1" = - ] || exec cat {table}\ncat > {table}.new\n')
+    crontab.chmod(0o755)
+    path = {"PATH": f"{programs}:/usr/bin:/bin"}
+    subprocess.run(["sh", "-c", line], env=path, check=True)
+    daily, entry = table.with_suffix(".new").read_text().splitlines()
+    assert daily == "@daily true" and entry.startswith("@reboot ")
+    (cli.workspace / "serve").unlink()  # as a reboot ends a server
+    command = entry.removeprefix("@reboot ").replace("\\%", "%")
+    bare = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    subprocess.run(["/bin/sh", "-c", command], env=bare, cwd=tmp_path, check=True)
+    assert cli.json("status")["served"]["step"] == "serve" and (cli.workspace / "serve").exists()
+
+
+def test_a_unit_starts_at_boot_where_its_user_lingers(tmp_path, monkeypatch):
+    from runbook.cli import served
+
+    monkeypatch.setattr(served, "LINGER", tmp_path)
+    assert served._linger() == "loginctl enable-linger"
+    (tmp_path / pwd.getpwuid(os.getuid()).pw_name).touch()
+    assert served._linger() is None
+    found = dict.fromkeys(("model", "tokens_per_second", "acceptance", "request", "at_boot"))
+    found |= {"endpoint": "e", "stop": "s", "restart": "r", "unit": "runbook-1.service"}
+    assert "at boot  systemd starts it, as runbook-1.service" in human.served(found)
 
 
 def test_what_is_destroyed_is_named_with_its_size(cli):

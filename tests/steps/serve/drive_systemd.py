@@ -37,6 +37,7 @@ def main():
     check = step.check(ctx)
     assert check.ok, check
     assert check.outputs["supervisor"] == "systemd-user"
+    assert check.outputs["unit"] == unit.name
     first = Service.load(folder).process
     assert properties(unit.name)["MainPID"] == str(first.pid)
     assert properties(unit.name)["UnitFileState"] == "enabled"

@@ -6,7 +6,7 @@ import importlib
 import itertools
 import re
 import shlex
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from runbook.cli.verbs import verbs
@@ -16,6 +16,8 @@ from runbook.remedy import COMMAND, STEP, Remedies, Remedy, load
 _NESTED = (dict, list)
 _BETWEEN = re.compile(r"([;,]\s+(?:then:?\s+|or\s+|and\s+)?|:\s+(?={command}))")
 """What parts the clauses of a sentence."""
+_CLAUSE = re.compile(r"; (?=(?:[^`]*`[^`]*`)*[^`]*$)")
+"""What parts the clauses of a remedy, but for one in a command."""
 _COMMAND = re.compile(r"`(runbook [^`]+)`")
 
 
@@ -65,7 +67,7 @@ class Renderer:
         if isinstance(remedy, tuple):
             parts = [said for part in remedy if (said := self.text(part, step))]
             bare = (f"`{said}`" if said.startswith("runbook ") else said for said in parts)
-            return "; ".join(bare) if len(parts) > 1 else "".join(parts)
+            return _once(bare) if len(parts) > 1 else "".join(parts)
         command = self.command(remedy, step)
         if command is None:
             return remedy.otherwise or _without(remedy)
@@ -113,6 +115,13 @@ class Renderer:
         if verb.steps == "none" and arguments and not arguments[0].startswith("-"):
             return line
         return self._line(name, *arguments)
+
+
+def _once(parts: Iterable[str]) -> str:
+    """Several remedies in a sentence, each clause of them once: what ends more than one stands
+    after the last of these."""
+    clauses = [clause for part in parts for clause in _CLAUSE.split(part)]
+    return "; ".join(reversed(dict.fromkeys(reversed(clauses))))
 
 
 def _without(remedy: Remedy) -> str:

@@ -143,3 +143,10 @@ def test_several_remedies_are_one_that_has_each_once(given, one):
 )
 def test_the_commands_that_a_remedy_names(renderer, remedy, named):
     assert renderer.commands(remedy) == named
+
+
+def test_a_clause_that_several_remedies_share_stands_once():
+    less = "without a GPU, `runbook run rehearsal`"
+    given = (f"install a driver; {less}", f"use another machine; {less}", "`a; b; a`", "free some")
+    told = Renderer(lambda verb, *words: " ".join(["runbook", verb, *words])).text(given)
+    assert told == f"install a driver; use another machine; {less}; `a; b; a`; free some"

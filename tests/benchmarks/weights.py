@@ -96,7 +96,7 @@ class Bench:
             "from runbook.steps.weights import Weights\n"
             "inputs = Weights.Inputs(repo=sys.argv[1], endpoint=sys.argv[2], link='none',\n"
             "                        destination=sys.argv[3]).model_dump(mode='json')\n"
-            "Weights().apply(StepContext('weights', namespace(inputs), Path('/nonexistent')))\n"
+            "Weights().apply(StepContext('weights', namespace(inputs), Path(sys.argv[3]).parent))\n"
         )
         return [sys.executable, "-c", code, NAME, self.endpoint, str(self.target)]
 
@@ -265,8 +265,8 @@ def verification(bench: Bench, rounds: int) -> None:
     bench.timed(bench.ours())
     deep = bench.ours()
     deep[2] = deep[2].replace(
-        "Weights().apply(StepContext('weights', namespace(inputs), Path('/nonexistent')))",
-        "ctx = StepContext('weights', namespace(inputs), Path('/nonexistent'), deep=True)\n"
+        "Weights().apply(StepContext('weights', namespace(inputs), Path(sys.argv[3]).parent))",
+        "ctx = StepContext('weights', namespace(inputs), Path(sys.argv[3]).parent, deep=True)\n"
         "import time; began, cpu = time.perf_counter(), time.process_time()\n"
         "assert Weights().check(ctx).ok\n"
         "print(time.perf_counter() - began, time.process_time() - cpu)",

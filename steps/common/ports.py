@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runbook.protocol import PreconditionNotMet
+from runbook.remedy import Remedy
 
 LISTEN = "0A"
+SEARCHED = 100
+"""Ports that are looked at for a free one."""
+LAST = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +48,24 @@ def require_free(host: str, port: int, step: str) -> None:
     if not in_use(host, port):
         return
     found = holder(port)
-    kill = f"`kill {found.pid}`" if found and found.pid else "ask its owner"
+    kill = f"end it (`kill {found.pid}`)" if found and found.pid else "ask its owner to end it"
     raise PreconditionNotMet(
         f"port {port} is in use by {found or 'another process'}",
         code="port_in_use",
         cause="the server cannot listen where another process does",
-        remedy=f"end it ({kill}) or choose another `port` for the step {step}",
+        remedy=another(host, port, kill),
     )
+
+
+def another(host: str, port: int, end: str = "end it") -> Remedy:
+    """What to do about a port that is in use: `end` who has it, or take the next one that is
+    free, if the document has an input `port`."""
+    following = range(port + 1, min(port + SEARCHED, LAST) + 1)
+    free = next((other for other in following if not in_use(host, other)), None)
+    chosen = f"{end}, or choose another `port` for the step"
+    if free is None:
+        return Remedy("run", text=f"{chosen}, then {{command}}")
+    return Remedy("run", ("--set", f"port={free}"), text=f"{end}, or {{command}}", otherwise=chosen)
 
 
 def holder(port: int) -> Holder | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from runbook.files import read_json
 from runbook.protocol import Check, Context, Model, PreconditionNotMet, Reason, Work
+from runbook.remedy import joined
 from runbook.steps.preflight.checks import examine, names
 from runbook.steps.preflight.gpus import ACROSS_HOST, chosen_links, suitable
 from runbook.steps.preflight.hardware import fitted
@@ -87,7 +88,7 @@ def _precondition(unmet: list[Reason], without_gpu: bool) -> PreconditionNotMet:
         message, code, remedy = unmet[0].message, unmet[0].code, unmet[0].remedy
     else:
         message, code = f"{len(unmet)} preconditions are not met", "preconditions_not_met"
-        remedy = "\n".join(f"{reason.code}: {reason.remedy}" for reason in unmet)
+        remedy = joined(reason.remedy for reason in unmet)
     return PreconditionNotMet(
         message,
         code=code,

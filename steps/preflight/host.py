@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 from runbook.protocol import Reason
+from runbook.remedy import Remedy
 from runbook.steps.common.facts import ISA_LEVELS
 from runbook.steps.preflight.machine import Machine
 from runbook.steps.preflight.measures import GB, GIB, MIB, version
@@ -177,7 +178,12 @@ def cpu_isa(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
         yield Reason(
             "variant_impossible",
             "the DeepSeek-V4 rehearsal needs a processor with avx512_bf16",
-            "`--set variant=auto` rehearses with what this processor can do",
+            Remedy(
+                "run",
+                ("--set", "variant=auto"),
+                text="{command} rehearses with what this processor can do",
+                otherwise="set `variant: auto`",
+            ),
         )
     elif want.variant == "auto" and not machine.cpu["avx512_bf16"]:
         yield Reason(
@@ -194,10 +200,12 @@ def port(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
         return
     holder = machine.port_holder(want.host, want.port)
     if holder is not None:
+        from runbook.steps.common import ports
+
         yield Reason(
             "port_in_use",
             f"port {want.port} is in use by {holder}",
-            "end it, or choose another port: `--set port=N`",
+            ports.another(want.host, want.port),
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from runbook.protocol import Reason
-from runbook.remedy import Remedy
+from runbook.remedy import Remedies, Remedy
 from runbook.steps import MODEL
 
 Layer = Literal[
@@ -28,7 +28,7 @@ class Verdict:
     code: str
     layer: Layer
     message: str
-    remedy: str | Remedy
+    remedy: Remedies
 
     def reason(self) -> Reason:
         return Reason(self.code, f"{self.message} (at fault: {self.layer})", self.remedy)
@@ -70,7 +70,7 @@ class Findings:
         self.outcomes.append(Outcome(name))
         return self.outcomes[-1]
 
-    def fail(self, code: str, layer: Layer, message: str, remedy: str | Remedy) -> None:
+    def fail(self, code: str, layer: Layer, message: str, remedy: Remedies) -> None:
         self.outcomes[-1].verdicts.append(Verdict(code, layer, message, remedy))
 
     def note(self, evidence: str) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 from runbook.process import Identity
+from runbook.remedy import Remedy
 from runbook.steps.smoke import efforts, measures, tools, words
 from runbook.steps.smoke.client import Client, Unanswered
 from runbook.steps.smoke.findings import Findings, Outcome, logs_of_serve
 
+DEATH = (Remedy("run", text="{command} starts it again"), logs_of_serve("{command} has why"))
 DEATH_SECONDS = 2.0
 """How long a server may take to die after its connections have ended."""
 
@@ -67,7 +69,7 @@ def _check(
     except Unanswered as error:
         if _died(inputs, error):
             message = f"the server died of the check {name}: {error}"
-            found.fail("server_died", "server", message, logs_of_serve())
+            found.fail("server_died", "server", message, DEATH)
             return False
         found.fail(f"{name}_unanswered", "server", f"{name}: {error}", logs_of_serve())
     finally:

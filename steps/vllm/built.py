@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runbook.protocol import Context, StepFailure
-from runbook.remedy import Remedy
+from runbook.remedy import Remedies
 from runbook.steps.common.packages.wheel import Wheel
 from runbook.steps.common.store import Store
 from runbook.steps.vllm.patching.examine import SeriesConflict
@@ -60,9 +60,7 @@ def from_cache_or(
         return Built(path, digest, version, series, touched(series, wheel))
 
 
-def drifted(
-    series: Series, conflict: SeriesConflict, source: str, remedy: str | Remedy
-) -> StepFailure:
+def drifted(series: Series, conflict: SeriesConflict, source: str, remedy: Remedies) -> StepFailure:
     """The failure of a series that does not fit its source; nothing was written."""
     return StepFailure(
         f"{len(conflict.conflicts)} of {len(series.patches)} patches of {series.target} do not fit "

@@ -91,12 +91,17 @@ def _repack(
                 )
         return out
     except SeriesConflict as conflict:
+        mend = Remedy(
+            "run",
+            text=f"restore or correct what the cause names in {series.folder}, or lock the release "
+            "that it fits, then {command}",
+        )
         examine = Remedy(
             "patches",
             (str(series.folder), "--lock", str(release.path)),
-            text="{command} shows each patch; correct the series, or lock the release it fits",
+            text="{command} shows each patch",
         )
-        raise drifted(series, conflict, base.name, examine) from conflict
+        raise drifted(series, conflict, base.name, (mend, examine)) from conflict
     except WheelError as error:
         raise StepFailure(
             f"{base.name} cannot be repacked",

@@ -116,7 +116,11 @@ def apply_series(series: Series, tree: Path, version: str, name: str) -> None:
     try:
         changes = patched(series, read, version)
     except SeriesConflict as conflict:
-        remedy = "pin the commit that the series was made for, or correct the series"
+        remedy = Remedy(
+            "run",
+            text="pin the commit that the series was made for, or correct the series, then "
+            "{command}",
+        )
         raise drifted(series, conflict, name, remedy) from conflict
     for path, data in changes.items():
         file = tree / path

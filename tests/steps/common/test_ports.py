@@ -46,3 +46,12 @@ def test_a_free_port():
     assert ports.holder(port) is None
     assert not ports.in_use("127.0.0.1", port)
     ports.require_free("127.0.0.1", port, "serve")
+
+
+def test_another_port_is_proposed_as_a_command(listening):
+    remedy = ports.another("127.0.0.1", listening)
+    option, given = remedy.arguments
+    port = int(given.removeprefix("port="))
+    assert (remedy.verb, option) == ("run", "--set")
+    assert not ports.in_use("127.0.0.1", port)
+    assert remedy.otherwise

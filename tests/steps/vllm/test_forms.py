@@ -163,7 +163,9 @@ def test_the_remedy_of_drift_examines_the_lock_at_hand(world):
     failure = caught.value
     assert failure.code == "patch_conflict"
     assert "wanted 'LIMIT = 7', found 'LIMIT = 1'" in failure.cause
-    verb, (target, option, lock) = failure.remedy.verb, failure.remedy.arguments
+    again, examine = failure.remedy
+    assert again.verb == "run"
+    verb, (target, option, lock) = examine.verb, examine.arguments
     assert (verb, option) == ("patches", "--lock")
     table = patches(target, lock=lock, cache=world.cache)
     assert [row["state"] for row in table] == ["conflicting", "absent"]

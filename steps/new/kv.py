@@ -1,17 +1,20 @@
 """The KV cache by arithmetic: bytes that a rank keeps of one request.
 
-Follows vLLM 0.33.0 (`v1/kv_cache_interface.py`, `models/deepseek_v4`): a layer with full attention
-keeps every token; one with a window keeps the window and the tokens in flight, up to two batches of
+Follows vLLM 0.33.0 (`v1/kv_cache_interface.py`): a layer with full attention keeps every token; one
+with a window keeps the window and the tokens in flight, up to two batches of
 `max_num_batched_tokens`; multi-head latent attention (MLA) keeps one vector, on every rank.
+DeepSeek-V4's own is in `kv_cache`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from runbook.steps.checkpoint import kv_cache
 from runbook.steps.checkpoint.layout.fields import ConfigError, Fields
 from runbook.steps.new.model import Model
 
@@ -19,17 +22,6 @@ BATCHES_IN_FLIGHT = 2
 """Of the scheduler, which prepares a step while one runs (`VllmConfig.max_concurrent_batches`)."""
 BYTES = 2
 """Of a number of the cache: BF16, unless an FP8 cache is asked for."""
-FP8_DS_MLA = 584
-"""Bytes of a vector in DeepSeek-V4's cache: 448 of FP8, 64 of BF16, 8 of scales."""
-STATE_BYTES = 4
-"""The compressor keeps what it has not compressed yet in FP32."""
-PAGE = 64
-"""States in a page of a layer of 1 in 4: 256 tokens. The compressors' pages are as large."""
-STATE_BLOCKS = {4: 4, 128: 8}
-"""Tokens in a page of a compressor, by its ratio."""
-V4_SPARE = 1.15
-"""Of what is reckoned for DeepSeek-V4: servers reported 7 to 20 % more a request (two H200 with
-0.33.0, two RTX PRO 6000 with 0.25.1)."""
 FULL = ("full_attention", "attention")
 WINDOWED = ("sliding_attention", "chunked_attention")
 OTHER_MARKS = ("mamba", "ssm_", "linear_", "rwkv", "hybrid_override_pattern",
@@ -62,14 +54,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Cache:
-    """The KV cache of a model."""
+    """The KV cache of a model: its parts, or what a module of its own reckons."""
 
     parts: tuple[Part, ...]
-    spare: float = 1.0
+    reckoned: Callable[[int, int], int] | None = None
 
     def request(self, length: int, batched: int, ranks: int) -> int:
         """Bytes that a rank keeps of a request of `length` tokens."""
-        return int(self.spare * sum(p.request(length, batched, ranks) for p in self.parts))
+        if self.reckoned is not None:
+            return self.reckoned(length, batched)
+        return sum(part.request(length, batched, ranks) for part in self.parts)
 
     def words(self) -> str:
         return "; ".join(part.what for part in self.parts)
@@ -85,7 +79,9 @@ def cache(model: Model) -> Cache:
     config = model.config
     try:
         if "DeepseekV4ForCausalLM" in model.architectures:
-            return Cache(tuple(_deepseek_v4(Fields(config))), V4_SPARE)
+            kv_cache.request_bytes(config, 1, 1)  # whether its config tells it all
+            told = Part("windows, compressed layers, indexers and compressors' states", 0, 0)
+            return Cache((told,), partial(kv_cache.request_bytes, config))
         if config.get("compress_ratios"):
             raise NotKnown("its compressed attention is not DeepSeek-V4's")
         if config.get("kv_lora_rank"):
@@ -93,32 +89,6 @@ def cache(model: Model) -> Cache:
         return Cache(tuple(_heads(Fields(config))))
     except ConfigError as problem:
         raise NotKnown(f"config.json: {problem}") from problem
-
-
-def _deepseek_v4(c: Fields) -> Iterator[Part]:
-    ratios = c.numbers("compress_ratios")
-    layers, window = c.num_hidden_layers, c.sliding_window
-    drafts = max(0, len(ratios) - layers)
-    yield Part(f"{layers + drafts} windows of {window}", layers + drafts, FP8_DS_MLA, 1, window)
-    for ratio in sorted(set(ratios[:layers]) - {0, 1}):
-        if ratio not in STATE_BLOCKS:
-            raise NotKnown(f"a compression of 1 in {ratio} is not DeepSeek-V4's")
-        count = ratios[:layers].count(ratio)
-        yield Part(f"{count} layers of 1 in {ratio}", count, FP8_DS_MLA, ratio)
-        yield Part(f"{count} compressors", *_states(count, ratio, c.head_dim, FP8_DS_MLA))
-        if ratio == 4:
-            size = c.index_head_dim + 4
-            yield Part(f"{count} indexers", count, size, ratio)
-            told = f"{count} compressors of indexers"
-            yield Part(told, *_states(count, ratio, c.index_head_dim, size))
-
-
-def _states(count: int, ratio: int, wide: int, stored: int) -> tuple[int, int, int, int]:
-    """Layers, bytes a token, tokens and window of what compressors keep, in pages as large as those
-    of what they compress to; ratio 4 overlaps its windows."""
-    overlap = 2 if ratio == 4 else 1
-    page = PAGE * stored // STATE_BLOCKS[ratio]
-    return count, max(overlap * 2 * wide * STATE_BYTES, page), 1, overlap * ratio
 
 
 def _latent(c: Fields) -> Iterator[Part]:

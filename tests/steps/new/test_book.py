@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from runbook.document.compile import compile_book
+from runbook.steps.checkpoint import kv_cache
 from runbook.steps.common.flags.command import effective
 from runbook.steps.new import kv
 from runbook.steps.new.machine import GIB
@@ -199,24 +200,14 @@ def test_the_cache_of_a_request(name, ranks, tokens, batched, expected, tmp_path
     assert kv.cache(open_model(str(folder))).request(tokens, batched, ranks) == expected
 
 
-REPORTED = [
-    # (context, batched tokens, in flight, least and most bytes of a request): two H200 held 6.33
-    # requests, of 140.2 GB a card at 0.93, with 78 GB of weights and 2 to 6 GB for the work
-    # (tests/gpu/README.md); two RTX PRO 6000 held 547,326 tokens in 8.44 GiB, with one batch in
-    # flight (zaycruz/deepseek-v4-flash-2x-rtxpro6000-vllm).
-    (524288, 8192, 56.2e9 / 6.33, 60.2e9 / 6.33),
-    (131072, 2048, 2.0e9, 2.5e9),
-]
-
-
-@pytest.mark.parametrize(("context", "batched", "least", "most"), REPORTED)
-def test_the_cache_of_deepseek_v4_is_near_what_servers_report(
-    context, batched, least, most, tmp_path
-):
+def test_the_cache_of_deepseek_v4_is_what_its_own_module_reckons(tmp_path):
     told = {
         "architectures": ["DeepseekV4ForCausalLM"], "model_type": "deepseek_v4",
         "num_hidden_layers": 43, "compress_ratios": [0, 0] + [4, 128] * 20 + [4, 0],
         "sliding_window": 128, "head_dim": 512, "index_head_dim": 128,
     }  # fmt: skip
-    folder = tiny.hollow(tmp_path / "model", told, 1000)
-    assert least < kv.cache(open_model(str(folder))).request(context, batched, 2) < most
+    found = kv.cache(open_model(str(tiny.hollow(tmp_path / "model", told, 1000))))
+    assert found.request(524288, 8192, 2) == kv_cache.request_bytes(told, 524288, 8192)
+    del told["sliding_window"]
+    with pytest.raises(kv.NotKnown, match="sliding_window"):
+        kv.cache(open_model(str(tiny.hollow(tmp_path / "other", told, 1000))))

@@ -17,6 +17,8 @@ import click
 import pytest
 from hypothesis import settings
 
+from runbook.cli import brief
+from runbook.cli.form import AGENTS
 from runbook.cli.verbs import verbs
 from tests.warm import Warm
 
@@ -28,6 +30,11 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 WARM = Warm()
+
+# The tests expect what people see, whoever runs them.
+for name in AGENTS:
+    os.environ.pop(name, None)
+
 SCHEMAS = Path(__file__).parents[1] / "runbook" / "schemas"
 
 
@@ -46,6 +53,22 @@ def validate(kind: str, answer) -> None:
 
     schema = json.loads((SCHEMAS / f"{kind}.schema.json").read_text())
     jsonschema.validate(answer, strict(schema))
+
+
+def validate_brief(kind: str, answer) -> None:
+    """The brief form of an answer: of its schema with nothing required, shorter, nothing empty."""
+    import jsonschema
+
+    told = brief.brief(answer)
+    schema = json.loads((SCHEMAS / f"{kind}.schema.json").read_text())
+    jsonschema.validate(told, strict(brief.relaxed(schema)))
+    assert len(brief.text(answer)) < len(json.dumps(answer))
+    found = [told]
+    while found:
+        value = found.pop()
+        assert value is not None and value not in ("", [], {}), told
+        found += value.values() if isinstance(value, dict) else ()
+        found += value if isinstance(value, list) else ()
 
 
 def commands(answer) -> list[str]:
@@ -136,6 +159,7 @@ class Cli:
         assert len(lines) == 1 or verb == "run", "one document"
         answer = json.loads(lines[-1])
         validate(verb, answer)
+        validate_brief(verb, answer)
         assert answer["ok"] == (process.returncode in (0, 4))
         for command in commands(answer):
             takes_book = verbs()[shlex.split(command)[1]].book

@@ -14,7 +14,8 @@ import click
 
 from runbook import errors
 from runbook.cli import completing, envelope, terminal
-from runbook.cli.options import JSON, verb
+from runbook.cli.form import Form, options
+from runbook.cli.options import verb
 from runbook.cli.target import Target
 from runbook.errors import Failure
 from runbook.planning.context import default_cache
@@ -32,12 +33,12 @@ def command(name: str) -> click.Command:
 def _alone(name: str, told: Mapping[str, Any]) -> Callable[..., int]:
     """A verb that needs no workspace."""
 
-    @JSON
-    def call(as_json: bool, **given: Any) -> int:
+    @options
+    def call(form: Form, **given: Any) -> int:
         if told.get("book"):
             given["book"] = _known(given["book"])
         said = _said(told, given)
-        _print(name, said, as_json)
+        _print(name, said, form)
         return _code(said)
 
     if told.get("book"):
@@ -144,7 +145,7 @@ def _parameter(told: dict[str, Any]) -> Any:
     return click.option(name, show_default="default" in told, **told)
 
 
-def _print(name: str, said: Mapping[str, Any], as_json: bool) -> None:
+def _print(name: str, said: Mapping[str, Any], form: Form) -> None:
     from runbook.cli.remedies import Renderer
 
     renderer = Renderer(lambda *words: shlex.join(["runbook", *words]))
@@ -155,11 +156,7 @@ def _print(name: str, said: Mapping[str, Any], as_json: bool) -> None:
         error=said.get("error"),
         next=[line for one in said.get("next", ()) if (line := renderer.command(one))],
     )
-    answer = renderer.complete(document)
-    if as_json:
-        envelope.print_json(answer)
-        return
-    terminal.say(_text(said))
+    envelope.print_answer(renderer.complete(document), form, lambda _: _text(said))
 
 
 def _text(said: Mapping[str, Any]) -> str:

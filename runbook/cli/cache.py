@@ -13,7 +13,7 @@ import click
 
 from runbook import errors, units
 from runbook.cli import envelope, terminal
-from runbook.cli.options import JSON
+from runbook.cli.form import Form, options
 from runbook.cli.sizes import size_of
 from runbook.errors import RunbookError, error_dict
 from runbook.planning.context import default_cache
@@ -24,8 +24,8 @@ CLEAN = "runbook cache clean --yes"
 @click.command()
 @click.argument("action", type=click.Choice(["show", "clean"]), default="show", metavar="[clean]")
 @click.option("--yes", is_flag=True, help="Remove; without this, `clean` only says what it would.")
-@JSON
-def cache(action: str, yes: bool, as_json: bool) -> int:
+@options
+def cache(action: str, yes: bool, form: Form) -> int:
     """Show what workspaces share (RUNBOOK_CACHE); `clean` removes it.
 
     What is removed is downloaded or made anew by the steps that need it.
@@ -46,10 +46,7 @@ def cache(action: str, yes: bool, as_json: bool) -> int:
     body = {"path": str(root), "folders": folders, "removed": removed}
     ok = code == errors.DONE
     answer = envelope.document("cache", ok, body, error=error, next=following)
-    if as_json:
-        envelope.print_json(answer)
-    else:
-        envelope.print_human(answer, _human)
+    envelope.print_answer(answer, form, _human)
     return code
 
 

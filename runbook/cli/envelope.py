@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from runbook.cli import terminal
+from runbook.cli.form import Form
 from runbook.state.records import SCHEMA
 
 
@@ -29,6 +30,20 @@ def document(
 
 def print_json(value: Any) -> None:
     print(terminal.safe_json(json.dumps(value, ensure_ascii=False)), flush=True)
+
+
+def print_answer(
+    answer: Mapping[str, Any], form: Form, human: Callable[[Mapping[str, Any]], str]
+) -> None:
+    """Print an answer in a form; `human` makes the text for people."""
+    if form == "json":
+        print_json(answer)
+    elif form == "brief":
+        from runbook.cli import brief
+
+        print(terminal.safe_json(brief.text(answer)), flush=True)
+    else:
+        print_human(answer, human)
 
 
 def print_human(answer: Mapping[str, Any], human: Callable[[Mapping[str, Any]], str]) -> None:

@@ -28,7 +28,10 @@ def after_status(body: Mapping[str, Any]) -> list[Remedy]:
     """Of what `status` says."""
     state = body["run"]["state"] if body["run"] is not None else "none"
     if state in ("running", "orphaned"):
-        return [Remedy("wait", WAIT), Remedy("cancel")]
+        asking = [e for e in body["steps"] if e["state"] == "waiting" and state == "running"]
+        approve = [Remedy("run", approvals(asking))] if asking else []
+        since = ("--since", str(body["run"]["seq"]))
+        return [*approve, Remedy("wait", (*WAIT, *since)), Remedy("cancel")]
     if all(e["state"] in SETTLED for e in body["steps"]):
         return [Remedy("plan")]
     return _after_steps(body["steps"])

@@ -12,6 +12,7 @@ import runbook
 from runbook import errors
 from runbook.cli import envelope
 from runbook.cli.defects import as_failure
+from runbook.cli.form import of_arguments
 from runbook.cli.remedies import Renderer
 from runbook.cli.verbs import verbs
 from runbook.errors import Failure, RunbookError
@@ -98,10 +99,12 @@ def _fail(arguments: list[str], problem: Failure) -> int:
     Renderer(lambda verb, *words: shlex.join(["runbook", verb, *words])).failure(problem)
     following = getattr(problem, "next", ())
     error = problem.error_dict()
-    if "--json" in arguments:
+    asked = of_arguments(arguments)
+    if asked != "human":
         kind = next((word for word in arguments if word in verbs()), "runbook")
         body = {"errors": problem.errors} if hasattr(problem, "errors") else {}
-        envelope.print_json(envelope.document(kind, False, body, error=error, next=following))
+        answer = envelope.document(kind, False, body, error=error, next=following)
+        envelope.print_answer(answer, asked, lambda a: "")
     else:
         envelope.print_error(error, following)
     return problem.exit_code

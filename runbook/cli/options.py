@@ -11,21 +11,20 @@ import click
 
 from runbook.cli import completing, words
 from runbook.cli.defects import as_failure
+from runbook.cli.form import Form, options
 from runbook.cli.target import Given, Target
 from runbook.cli.verbs import verbs
 from runbook.errors import USAGE, Failure, RunbookError
 
 Function: TypeAlias = Callable[..., Any]
 
-JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-
 
 def verb(name: str) -> Callable[[Function], Function]:
     """The options and arguments that the table gives a verb. Its function is given `target`, and
     `steps` if it takes them."""
     spec = verbs()[name]
-    shared = [
-        JSON,
+    shared: list[Callable[[Any], Any]] = [
+        options,
         click.option(
             "--workspace",
             type=click.Path(path_type=Path, file_okay=False),
@@ -61,7 +60,7 @@ def verb(name: str) -> Callable[[Function], Function]:
         @functools.wraps(function)
         def call(
             workspace: Path | None,
-            as_json: bool,
+            form: Form,
             book: str | None = None,
             given: tuple[str, ...] = (),
             old_book: str | None = None,
@@ -74,7 +73,7 @@ def verb(name: str) -> Callable[[Function], Function]:
             if spec.steps != "none":
                 book, steps = words.split(name, given)
                 rest["steps"] = steps
-            target = Target(name, Given(book, workspace, sets, unset), as_json)
+            target = Target(name, Given(book, workspace, sets, unset), form)
             try:
                 target.own(adopt=rest.pop("adopt", False))
                 if spec.steps == "one" and len(rest["steps"]) != 1:

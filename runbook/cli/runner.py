@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runbook.cli.envelope import print_json
+from runbook.cli.form import Form
 from runbook.cli.remedies import Renderer
 from runbook.execution.executor import Executor
 from runbook.planning.planner import Selection
@@ -40,16 +41,17 @@ def execute(
     jobs: int,
     approved: Mapping[str, str],
     approve_all: bool,
-    as_json: bool,
+    form: Form,
     at_once: bool = False,
 ) -> tuple[dict[str, Any], int]:
     """Run; returns the `body` and `error` of the final document, the last step that is `lacking`
     outside the selection, and the exit code."""
     reporter: Any = None
-    if as_json:
+    if form != "human":
 
         def listener(event: Mapping[str, Any]) -> None:
-            print_json(renderer.complete(event))
+            if form == "json":
+                print_json(renderer.complete(event))
 
         def on_progress(step: str, message: Mapping[str, Any]) -> None:
             pass

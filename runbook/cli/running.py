@@ -163,10 +163,12 @@ def run(
     approved = dict(_approval(target, given) for given in approve)
     if (refused := target.missing_secrets()) is not None:
         raise refused
-    if detach:
-        from runbook.cli.detaching import detach as start
+    from runbook.cli import detaching
 
-        return start(target)
+    if approved and detaching.hand_over(target, approved):
+        return errors.DONE
+    if detach:
+        return detaching.detach(target)
     from runbook.cli import human
     from runbook.cli.runner import execute
     from runbook.execution.holding import hold_for_run
@@ -185,7 +187,7 @@ def run(
         jobs=jobs,
         approved=approved,
         approve_all=yes,
-        as_json=target.as_json,
+        form=target.form,
         at_once=detached,
     )
     follow = after_run(code, answer, chosen)

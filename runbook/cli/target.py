@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runbook.cli import envelope, terminal
+from runbook.cli.form import Form, by_agent
 from runbook.cli.remedies import Renderer
 from runbook.cli.verbs import verbs
 from runbook.document.compile import BOOKS, compile_book, name_of
@@ -42,8 +43,9 @@ class Target:
     """The book and workspace of one call of `verb`. Inputs are what the command gives, else what
     an earlier run recorded in the workspace."""
 
-    def __init__(self, verb: str, given: Given, as_json: bool = False) -> None:
-        self.verb, self.given, self.as_json = verb, given, as_json
+    def __init__(self, verb: str, given: Given, form: Form = "human") -> None:
+        self.verb, self.given, self.form = verb, given, form
+        self.as_json = form != "human"
         self.unrecorded = bool(given.sets or given.unset)
         self.selection: Sequence[str] = ()
         """The arguments of the run at hand that one which continues it needs again."""
@@ -164,15 +166,30 @@ class Target:
         if self.given.book is not None:
             words.append(self.given.book)
         words += arguments
+        if verb == "wait" and self.as_json:
+            words += self._waiting(arguments)
         if verb == "run":
             words += self._continuing(arguments)
+            # Shells of agents are cut off after minutes.
+            words += ["--detach"] if self.form == "brief" else []
         if self.given.workspace is not None:
             words += ["--workspace", str(self.given.workspace)]
+        if self.form == "brief" and not by_agent():  # who asked for it, does not get it unasked
+            words.append("--brief")
         if spec.sets and self.unrecorded:
             sets = [without_password(item, "***@") for item in self.given.sets]
             words += [word for item in sets for word in ("--set", item)]
             words += [word for item in self.given.unset for word in ("--unset", item)]
         return shlex.join(words)
+
+    def _waiting(self, arguments: Sequence[str]) -> list[str]:
+        """What a program needs to wait on: for no longer than its shell lives, and for what it was
+        not told yet."""
+        from runbook.state.status import latest_run
+
+        run = latest_run(self.workspace) if hasattr(self, "workspace") else None
+        given = {"--timeout": "60", "--since": str(run.last_seq) if run is not None else ""}
+        return [w for k, v in given.items() if v and k not in arguments for w in (k, v)]
 
     def _continuing(self, arguments: Sequence[str]) -> list[str]:
         """The selection of the run at hand, as far as a command does not choose for itself."""
@@ -206,11 +223,8 @@ class Target:
         return completed
 
     def say(self, answer: Mapping[str, Any], human: Callable[[Mapping[str, Any]], str]) -> None:
-        """Print an answer: the document with --json, else what people read."""
-        if self.as_json:
-            envelope.print_json(answer)
-        else:
-            envelope.print_human(answer, human)
+        """Print an answer in the form that was asked for."""
+        envelope.print_answer(answer, self.form, human)
 
 
 def _plain(chosen: Mapping[str, Any]) -> dict[str, Any]:

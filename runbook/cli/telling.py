@@ -10,15 +10,15 @@ import click
 
 from runbook import errors
 from runbook.cli import envelope
-from runbook.cli.options import JSON
+from runbook.cli.form import Form, options
 from runbook.document.compile import compile_book, shipped_books
 from runbook.errors import RunbookError
 from runbook.planning.context import default_cache
 
 
 @click.command()
-@JSON
-def list_books(as_json: bool) -> None:
+@options
+def list_books(form: Form) -> None:
     """List the shipped books."""
     from runbook.cli import terminal
 
@@ -30,19 +30,20 @@ def list_books(as_json: bool) -> None:
         books.append({"name": name, "description": book["description"], "steps": steps})
     following = [shlex.join(["runbook", "plan", book["name"]]) for book in books]
     answer = envelope.document("list", True, {"books": books}, next=following)
-    if as_json:
-        envelope.print_json(answer)
-        return
     rows = [(book["name"], "", book["description"]) for book in books]
-    envelope.print_human(answer, lambda a: terminal.table(rows))
+    envelope.print_answer(answer, form, lambda a: terminal.table(rows))
 
 
 @click.command()
 @click.argument("kind", default="runbook", metavar="[VERB]")
 @click.option("--json", "as_json", is_flag=True, help="Accepted for uniformity.")
-def schema(kind: str, as_json: bool) -> None:
+@click.option("--brief", is_flag=True, help="Of the answer's brief form.")
+def schema(kind: str, as_json: bool, brief: bool) -> None:
     """Print the JSON schema of the document, or of a verb's answer."""
+    import json
     from importlib.resources import files
+
+    from runbook.cli.brief import relaxed
 
     folder = files("runbook") / "schemas"
     known = sorted(item.name.removesuffix(".schema.json") for item in folder.iterdir())
@@ -53,7 +54,8 @@ def schema(kind: str, as_json: bool) -> None:
             exit_code=errors.USAGE,
             remedy="the schemas are: " + ", ".join(known),
         )
-    print((folder / f"{kind}.schema.json").read_text(), end="")
+    text = (folder / f"{kind}.schema.json").read_text()
+    print(json.dumps(relaxed(json.loads(text)), indent=1) if brief else text.rstrip("\n"))
 
 
 @click.command()

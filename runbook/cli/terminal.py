@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
+from runbook.cli.form import by_agent
+
 # Begins each change of colour that is ours: nothing that is printed can know it.
 _MARK = f"\x01{os.urandom(8).hex()}"
 # What moves the cursor, hides or reorders text; line ends and tabs do not.
@@ -66,7 +68,8 @@ NARROWEST = 20
 
 
 def is_terminal(stream: TextIO) -> bool:
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+    """Whether a person looks at a stream: not an agent, which pays for colours and bars."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and not by_agent()
 
 
 def paint(text: str, key: str) -> str:

@@ -37,7 +37,7 @@ VERBS: dict[str, Verb] = {
     ),
     "run": Verb("runbook.cli.running:run", "runbook.cli.answers:Ran", sets=True, inputs=True),
     "status": Verb("runbook.cli.watching:status", "runbook.cli.answers:Status"),
-    "wait": Verb("runbook.cli.watching:wait", "runbook.cli.answers:Wait"),
+    "wait": Verb("runbook.cli.waiting:wait", "runbook.cli.answers:Wait"),
     "logs": Verb("runbook.cli.watching:logs", "runbook.cli.answers:Logs", steps="one"),
     "events": Verb("runbook.cli.watching:events", "runbook.cli.answers:Events"),
     "cancel": Verb("runbook.cli.ending:cancel", "runbook.cli.answers:Cancel"),

@@ -1,19 +1,17 @@
-"""The verbs that watch a run and change nothing: status, wait, logs, events."""
+"""The verbs that watch a run and change nothing: status, logs, events."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from runbook import errors
 from runbook.cli import envelope, served, terminal
-from runbook.cli.following import SETTLED, WAIT, after_status, approving, continuing
+from runbook.cli.following import SETTLED, after_status, approving, continuing
 from runbook.cli.options import verb
 from runbook.cli.target import Target
-from runbook.errors import error_dict
 from runbook.remedy import Remedy
 
 POLL_SECONDS = 0.2
@@ -25,7 +23,7 @@ def status(target: Target) -> None:
     """Show where each step stands."""
     from runbook.cli import human
 
-    body = _read(target)
+    body = read(target)
     working = body["run"] is not None and body["run"]["state"] == "running"
     told = working or all(entry["state"] in SETTLED for entry in body["steps"])
     answer = target.answer(True, body, next=after_status(body))
@@ -34,7 +32,7 @@ def status(target: Target) -> None:
     )
 
 
-def _read(target: Target) -> dict[str, Any]:
+def read(target: Target) -> dict[str, Any]:
     """What `status` says; a command that continues the latest run selects what that did."""
     from runbook.state.status import status as read_status
 
@@ -50,73 +48,6 @@ def _read(target: Target) -> dict[str, Any]:
                 *approving(target.recorded.approved, body["steps"]),
             ]
     return body
-
-
-@click.command()
-@verb("wait")
-@click.option("--timeout", type=click.FloatRange(0), default=None, help="Seconds, at most.")
-@click.option(
-    "--since", type=click.IntRange(0), default=None, metavar="SEQ", help="Give events after SEQ."
-)
-def wait(target: Target, timeout: float | None, since: int | None) -> int:
-    """Wait for the run that is going on; its exit code, or 7 if it takes longer."""
-    from runbook.cli import human
-    from runbook.state import journal
-
-    _until_free(target, timeout)
-    body = _read(target)
-    latest = target.workspace.latest()
-    found = list(journal.read(latest, since)) if latest is not None and since is not None else []
-    body["events"] = found
-    code, error = _ended(target, body["run"])
-    body["errors"] = body["errors"] or ([error] if error is not None else [])
-    follow = after_status(body)
-    if code == errors.STILL_RUNNING:
-        follow = [Remedy("wait", (*WAIT, "--since", str(body["run"]["seq"]))), Remedy("cancel")]
-    answer = target.answer(code == errors.DONE, body, error=error, next=follow)
-    lines = [human.event(item) for item in answer["events"]]
-    target.say(answer, lambda a: "\n".join([*lines, human.status(a)]))
-    return code
-
-
-def _until_free(target: Target, timeout: float | None) -> None:
-    """Sleep until nobody holds the lock, or for `timeout` seconds."""
-    from runbook.state.status import going_on
-
-    deadline = None if timeout is None else time.monotonic() + timeout
-    pause = 0.02
-    while going_on(target.workspace):
-        if deadline is not None and time.monotonic() >= deadline:
-            return
-        rest = pause if deadline is None else min(pause, deadline - time.monotonic())
-        time.sleep(max(0.0, rest))
-        pause = min(0.25, pause * 1.5)
-
-
-def _ended(target: Target, run: Mapping[str, Any] | None) -> tuple[int, dict[str, Any] | None]:
-    """How the latest run ended: exit code and error."""
-    from runbook.state.status import latest_run
-
-    if run is None:
-        begin = Remedy("run", text="begin one: {command}")
-        return errors.PRECONDITION, error_dict(
-            "never_ran", "there is no run to wait for: this workspace never had one", remedy=begin
-        )
-    if run["state"] in ("running", "orphaned"):
-        again = Remedy("wait", (*WAIT, "--since", str(run["seq"])), text="wait again: {command}")
-        return errors.STILL_RUNNING, error_dict(
-            "still_running", "still running", remedy=again, retryable=True
-        )
-    if run["state"] == "interrupted":
-        return errors.FAILED, error_dict(
-            "interrupted",
-            "the run was interrupted before its end",
-            cause="its supervisor died",
-            remedy=Remedy("run"),
-            retryable=True,
-        )
-    record = latest_run(target.workspace)
-    return run["exit_code"], record.result if record is not None else None
 
 
 @click.command()

@@ -32,7 +32,9 @@ class Decider:
         self.evaluator = evaluator
         self.record = record
         self.outcome = outcome
-        self.approved = approved
+        self.approved = dict(approved)
+        self.asking: dict[str, str] = {}
+        """The digests of the questions that wait for an approval, by step."""
         self.approve_all = approve_all
         self.ahead: Collection[Step] = ()
         """The steps of this run: before one runs, those that come later are asked whether they
@@ -86,12 +88,29 @@ class Decider:
                 return None
             if refusal := self._not_approved(name, question):
                 recorded.ask(self.evaluator.workspace.state, name, question)
+                self.asking[name] = recorded.question_digest(question)
                 event("step.waiting", step=name, state="waiting", question=question)
                 more = {"cause": refusal} if name in self.approved else {}
                 end(name, "waiting", "run", decision.reasons, question=question, **more)
                 return None
         end(name, "running", "run", decision.reasons)
         return look
+
+    def approve(self) -> bool:
+        """Take approvals that came since the steps asked; whether there is any. Those steps, and
+        what was blocked, are to be decided anew."""
+        if not self.asking or self.record.run is None:
+            return False
+        state, run = self.evaluator.workspace.state, self.record.run.name
+        given = recorded.approved_of(state, run)
+        new = [name for name, digest in self.asking.items() if given.get(name) == digest]
+        for name in new:
+            self.approved[name] = self.asking.pop(name)
+            del self.outcome.steps[name]
+            self.record.event("step.approved", step=name)
+        for entry in self.outcome.of_state("blocked") if new else ():
+            del self.outcome.steps[entry["id"]]
+        return bool(new)
 
     def _not_approved(self, name: str, question: str) -> str:
         """Why a question is not approved; "" if it is. Who names no digest approves what was asked

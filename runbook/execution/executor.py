@@ -64,6 +64,7 @@ class Executor:
         self.jobs = jobs
         self.at_once = at_once
         self.selection = selection
+        self._book = book
         self.evaluator = Evaluator(book, workspace)
         self.outcome = Outcome([step["id"] for step in book["steps"]], selection)
         self.record = Recorder(book, workspace, lock, listener)
@@ -86,10 +87,14 @@ class Executor:
         signals = Signals(self._stop)
         attempts = self.attempts
         try:
-            self._advance()
-            while (attempts.running or attempts.retry_at) and not self.outcome.stopped_by:
-                attempts.listen(signals.wakeup)
+            while not self.outcome.stopped_by:
                 self._advance()
+                if self.decider.approve():
+                    self._pending = considered(self._book["steps"], self.selection)
+                elif attempts.running or attempts.retry_at:
+                    attempts.listen(signals.wakeup)
+                else:
+                    break
         except Stopped:
             pass  # in the middle of a check, which is left
         finally:

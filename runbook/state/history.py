@@ -87,6 +87,10 @@ class RunRecord:
         elif kind == "step.waiting":
             record.state, record.since = event["state"], time
             record.question = event.get("question", "")
+        elif kind == "step.approved":
+            for other in self.steps.values():
+                if other is record or other.state == "blocked":  # to be decided anew
+                    other.state, other.since, other.question = "pending", time, ""
         elif kind == "step.blocked":
             record.state, record.since = "blocked", time
         elif kind == "undo.finished":

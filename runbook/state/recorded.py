@@ -12,6 +12,7 @@ from runbook.files import read_sealed, write_sealed
 
 INPUTS = "inputs.json"
 ASKED = "asked.json"
+APPROVED = "approved.json"
 DIGITS = 12
 """Of a question's digest: enough to tell apart what one step may ask."""
 
@@ -62,3 +63,17 @@ def asked(state: Path) -> dict[str, str]:
 def ask(state: Path, step: str, question: str) -> None:
     """Record that a step asked."""
     write_sealed(state / ASKED, {**asked(state), step: question_digest(question)})
+
+
+def approve(state: Path, run: str, approved: Mapping[str, str]) -> None:
+    """Give a run that goes on the approvals of questions, by step and digest."""
+    write_sealed(state / APPROVED, {"run": run, "steps": {**approved_of(state, run), **approved}})
+
+
+def approved_of(state: Path, run: str) -> dict[str, str]:
+    """The approvals that a run was given while it went on; those of another are none."""
+    found = read_sealed(state / APPROVED)
+    if not isinstance(found, dict) or found.get("run") != run:
+        return {}
+    steps = found.get("steps")
+    return steps if isinstance(steps, dict) else {}

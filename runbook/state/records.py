@@ -159,6 +159,7 @@ _MUST: Mapping[str, Mapping[str, Any]] = {
     "step.satisfied": {"step": str},
     "step.decided": {"step": str},
     "step.waiting": {"step": str, "state": str},
+    "step.approved": {"step": str},
     "step.blocked": {"step": str},
     "attempt.started": {"step": str, "attempt": int, "log": str},
     "attempt.progress": {"step": str, "done": _NUMBER, "unit": str, "message": str},

@@ -63,6 +63,7 @@ class Event(TypedDict):
         "step.decided",
         "step.satisfied",
         "step.waiting",
+        "step.approved",
         "step.blocked",
         "attempt.started",
         "attempt.progress",

@@ -59,6 +59,7 @@ lint: $(VENV)/.dev
 schema: $(VENV)/.ready
 	$(BIN)/python -m runbook.document.schema > runbook/schemas/runbook.schema.json
 	$(BIN)/python -m runbook.cli.schemas
+	$(BIN)/python -m runbook.cli.guide
 
 # Needs the package index, and for the CUDA toolkit a conda channel.
 lock: $(VENV)/.dev

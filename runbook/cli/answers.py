@@ -202,3 +202,17 @@ class Book(TypedDict):
 class List(Envelope):
     kind: Literal["list"]
     books: list[Book]
+
+
+class Skill(Envelope):
+    """`path`: where it was written; None if it was not."""
+
+    kind: Literal["skill"]
+    path: str | None
+    text: str
+
+
+class AgentsMd(Envelope):
+    kind: Literal["agents-md"]
+    path: None
+    text: str

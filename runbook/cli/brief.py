@@ -34,6 +34,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
                "events.workspace"),
     "bundle": ("files",),
     "patches": ("patches.files",),
+    "skill": ("text",),
 }  # fmt: skip
 """Fields by the kind of answer, "" for any; a dot leads into a mapping, or each one of a list."""
 COUNTED = {"plan": "decisions", "check": "states", "run": "states", "status": "states"}

@@ -31,7 +31,7 @@ def after_status(body: Mapping[str, Any]) -> list[Remedy]:
         asking = [e for e in body["steps"] if e["state"] == "waiting" and state == "running"]
         approve = [Remedy("run", approvals(asking))] if asking else []
         since = ("--since", str(body["run"]["seq"]))
-        return [*approve, Remedy("wait", (*WAIT, *since)), Remedy("cancel")]
+        return [Remedy("wait", (*WAIT, *since)), *approve, Remedy("cancel")]
     if all(e["state"] in SETTLED for e in body["steps"]):
         return [Remedy("plan")]
     return _after_steps(body["steps"])

@@ -61,6 +61,8 @@ VERBS: dict[str, Verb] = {
     "schema": Verb("runbook.cli.telling:schema", book=False),
     "completion": Verb("runbook.cli.telling:completion", book=False),
     "mcp": Verb("runbook.cli.telling:mcp", book=False),
+    "skill": Verb("runbook.cli.guiding:skill", "runbook.cli.answers:Skill", book=False),
+    "agents-md": Verb("runbook.cli.guiding:agents_md", "runbook.cli.answers:AgentsMd"),
 }
 
 

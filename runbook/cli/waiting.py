@@ -15,7 +15,7 @@ from runbook.cli.options import verb
 from runbook.cli.target import Target
 from runbook.cli.watching import read
 from runbook.errors import error_dict
-from runbook.remedy import Remedy
+from runbook.remedy import Remedy, load
 from runbook.state import matters
 from runbook.state.recorded import approvals
 
@@ -54,7 +54,10 @@ def wait(target: Target, timeout: float | None, since: int | None, to_end: bool)
     if code == errors.STILL_RUNNING and act:
         code, error = _early(body, act, error)
         body["errors"] = [_error(entry) for entry in _entries(body, act, "failed")]
-        follow = [*_logs(body["errors"]), *follow]
+        # What is to be done first, stands first; nothing is approved by who only waits on.
+        remedy = load(error["remedy"]) if error and code == errors.APPROVAL else None
+        asked = [remedy] if isinstance(remedy, Remedy) else []
+        follow = [*_logs(body["errors"]), *asked, *(one for one in follow if one not in asked)]
     body["errors"] = body["errors"] or ([error] if error is not None else [])
     answer = target.answer(code == errors.DONE, body, error=error, next=follow)
     lines = [human.event(item) for item in answer["events"]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from runbook import units
@@ -62,7 +61,7 @@ class Lines:
     def print(self, text: str) -> None:
         terminal.say(text, flush=self.flush)
 
-    def begin(self, step: str) -> None:
+    def begin(self, step: str, log: str = "") -> None:
         """Plain output tells of what has ended; what has begun, `event` tells."""
 
     def progress(self, step: str, message: Mapping[str, Any]) -> None:
@@ -81,104 +80,9 @@ class Lines:
         pass
 
 
-ITEMS = 8
-"""Items of one attempt that are shown at most."""
-
-
-@dataclass
-class Bars:
-    """What is shown of an attempt: rich's numbers of its own bar and of those of its items, by
-    name; `rank` says in which order attempts began."""
-
-    rank: int
-    whole: Any
-    items: dict[str, Any] = field(default_factory=dict)
-
-
-class Live(Lines):
-    """On a terminal: the same lines, and below them a bar for each running attempt, followed by
-    those of the items that it works on."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width)
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            Progress,
-            SpinnerColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.table import Column
-
-        class Ranked(Progress):
-            def get_renderables(self) -> Any:
-                yield self.make_tasks_table(sorted(self.tasks, key=lambda t: t.fields["rank"]))
-
-        self._progress = Ranked(
-            SpinnerColumn(),
-            TextColumn("{task.fields[step]}", markup=False),
-            BarColumn(bar_width=12),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(compact=True),
-            # One line each, whatever the width: a bar that wraps is not removed when it is resized.
-            TextColumn(
-                "{task.fields[detail]}",
-                markup=False,
-                table_column=Column(no_wrap=True, overflow="ellipsis"),
-            ),
-            console=Console(file=sys.stdout),
-            transient=True,
-        )
-        self._bars: dict[str, Bars] = {}
-        self._begun = 0
-        self._progress.start()
-
-    def event(self, event: Mapping[str, Any]) -> None:
-        if event["type"] == "attempt.started":
-            self.begin(event["step"])
-        elif event["type"] in ("attempt.succeeded", "attempt.failed"):
-            self.end(event["step"])
-        super().event(event)
-
-    def begin(self, step: str) -> None:
-        self._begun += 1
-        self._bars[step] = Bars(self._begun, self._add(step, self._begun))
-
-    def progress(self, step: str, message: Mapping[str, Any]) -> None:
-        if step not in self._bars:
-            return
-        bars = self._bars[step]
-        self._update(bars.whole, message, human.amount(message))
-        items = {item["name"]: item for item in message["items"][:ITEMS]}
-        for name in bars.items.keys() - items.keys():
-            self._progress.remove_task(bars.items.pop(name))
-        for name, item in items.items():
-            if name not in bars.items:
-                bars.items[name] = self._add("", bars.rank)
-            self._update(bars.items[name], item, human.item(item))
-
-    def _add(self, step: str, rank: int) -> Any:
-        return self._progress.add_task("", total=None, step=step, rank=rank, detail="")
-
-    def _update(self, bar: Any, message: Mapping[str, Any], detail: str) -> None:
-        done, total = message["done"], message["total"]
-        self._progress.update(bar, completed=done, total=total, detail=terminal.rendered(detail))
-
-    def end(self, step: str) -> None:
-        if bars := self._bars.pop(step, None):
-            for bar in (bars.whole, *bars.items.values()):
-                self._progress.remove_task(bar)
-
-    def print(self, text: str) -> None:
-        from rich.text import Text
-
-        self._progress.console.print(Text.from_ansi(terminal.rendered(text)), soft_wrap=True)
-
-    def close(self) -> None:
-        self._progress.stop()
-
-
 def reporter(width: int) -> Lines:
-    return Live(width) if terminal.is_terminal(sys.stdout) else Lines(width)
+    if not terminal.is_terminal(sys.stdout):
+        return Lines(width)
+    from runbook.cli.live import Live
+
+    return Live(width)

@@ -16,6 +16,7 @@ _MARK = f"\x01{os.urandom(8).hex()}"
 # What moves the cursor, hides or reorders text; line ends and tabs do not.
 _CONTROL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 _SPECIAL = re.compile(f"{_MARK}(\\d+);|\\r\\n?|[{_CONTROL}]")
+_ESCAPE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|[@-Z\\\\-_])")
 _UNSAFE = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -31,6 +32,12 @@ def _shown(found: re.Match[str]) -> str:
     if found[0][0] == "\r":
         return "\n"
     return f"\\x{ord(found[0]):02x}" if ord(found[0]) < 256 else f"\\u{ord(found[0]):04x}"
+
+
+def without_escapes(text: str) -> str:
+    """Text without the sequences that colour it or move the cursor; of what was overwritten in its
+    line, the last."""
+    return _ESCAPE.sub("", text).rpartition("\r")[2]
 
 
 def safe_json(text: str) -> str:

@@ -1,15 +1,17 @@
 """`runbook mcp`: the verbs as tools of the Model Context Protocol, over standard input and output.
 
-Each tool runs the program itself and gives the document that its `--json` prints, so that an agent
+Each tool runs the program itself and gives the document that its `--brief` prints, so that an agent
 reads the same by either way. Nothing blocks: `run` starts a run and returns, `wait` waits for a
-minute at most, and a run goes on when this server, or the agent, is gone.
+minute at most, and a run goes on when this server, or the agent, is gone. A client that has Tasks
+gets one for a run.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -24,7 +26,8 @@ PATIENCE = 600
 INSTRUCTIONS = """Sets up and serves a large model from a runbook, and never loses its place.
 Call `plan`, then `run`, then `wait` until it says that nothing runs any more; `status` has the
 endpoint. Ask the person before `approve`. Each answer has `ok`, `next` and, on failure,
-`error {code, message, cause, remedy, retryable}`. Calling `run` again is always right."""
+`error {code, message, cause, remedy, retryable}`; `states` counts the steps. `wait` returns early
+when you can act. Calling `run` again is always right."""
 
 Book = Annotated[
     str | None, Field(description="A path or a shipped name; default: runbook.yaml here.")
@@ -44,12 +47,13 @@ async def call(
     *arguments: str,
     steps: Sequence[str] = (),
     text: str | None = None,
+    form: str = "--brief",
 ) -> dict[str, Any]:
     """The document that a verb answers with."""
     import anyio
 
     place = ["--workspace", workspace] if workspace is not None else []
-    words = [verb, *([book] if book is not None else []), *steps, *place, *arguments, "--json"]
+    words = [verb, *([book] if book is not None else []), *steps, *place, *arguments, form]
     with anyio.fail_after(PATIENCE):
         done = await anyio.run_process(
             [sys.executable, "-m", "runbook", *words],
@@ -143,13 +147,81 @@ async def destroy(
 
 
 TOOLS = (plan, run, status, wait, logs, diagnose, approve, cancel, destroy)
+FOLLOWING = ("check", "bench")
+"""Verbs whose tools are made of what the program says of them, where it has them."""
+
+
+def tools() -> list[Callable[..., Any]]:
+    """Each tool as a function: its name, what it takes, and its description."""
+    from runbook.cli.verbs import verbs
+
+    return [*TOOLS, *(_following(name) for name in FOLLOWING if name in verbs())]
+
+
+def _following(name: str) -> Callable[..., Any]:
+    """The tool of a verb, made of its command: a parameter for each option and argument."""
+    import click
+
+    from runbook.cli.main import cli
+
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    takes: dict[str, tuple[Any, str]] = {}
+    for parameter in command.params:
+        known = parameter.name in ("form", "workspace", "book", "given", "help")
+        hidden = isinstance(parameter, click.Option) and parameter.hidden
+        if parameter.name and not known and not hidden:
+            takes[parameter.name] = _taken(parameter)
+    by_steps = any(parameter.name == "given" for parameter in command.params)
+
+    async def tool(**given: Any) -> dict[str, Any]:
+        words = []
+        for key, (_, option) in takes.items():
+            value = given.get(key)
+            if value is True:
+                words.append(option)
+            elif value not in (None, False):
+                for one in value if isinstance(value, list) else [value]:
+                    words += [option, str(one)] if option else [str(one)]
+        steps = given.get("steps") or ()
+        return await call(name, given.get("book"), given.get("workspace"), *words, steps=steps)
+
+    kinds = {key: kind for key, (kind, _) in takes.items()}
+    kinds |= {"book": Book, "workspace": Workspace} | ({"steps": Steps} if by_steps else {})
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    tool.__name__, tool.__doc__ = name, command.help
+    tool.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(key, keyword, default=None, annotation=kind)
+            for key, kind in kinds.items()
+        ],
+        return_annotation=dict[str, Any],
+    )
+    return tool
+
+
+def _taken(parameter: Any) -> tuple[Any, str]:
+    """The type of a parameter, and the option that gives it ("" for an argument)."""
+    flag = getattr(parameter, "is_flag", False)
+    told = Field(description=getattr(parameter, "help", None) or "")
+    plain: Any = bool if flag else list[str] if getattr(parameter, "multiple", False) else str
+    kind = Annotated[plain | None, told]
+    is_option = parameter.opts[0].startswith("-")
+    return kind, parameter.opts[-1] if is_option else ""
 
 
 def serve() -> None:
     """Serve until the client closes standard input."""
     from mcp.server import MCPServer
 
-    server = MCPServer("runbook", instructions=INSTRUCTIONS, version=runbook.__version__)
-    for tool in TOOLS:
+    from runbook.cli.mcp_tasks import Tasks
+
+    server = MCPServer(
+        "runbook",
+        instructions=INSTRUCTIONS,
+        version=runbook.__version__,
+        extensions=[Tasks()],
+    )
+    for tool in tools():
         server.tool()(tool)
     server.run("stdio")

@@ -9,20 +9,16 @@ gets one for a run.
 from __future__ import annotations
 
 import inspect
-import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import Field
 
 import runbook
+from runbook.cli.mcp_call import call
 
 LONGEST_WAIT = 60
 """Seconds that one call of `wait` takes at most: clients give up on longer ones."""
-PATIENCE = 600
-"""Seconds after which any other call is given up; a check of 146 GB read whole takes minutes."""
-
 INSTRUCTIONS = """Sets up and serves a large model from a runbook, and never loses its place.
 Call `plan`, then `run`, then `wait` until it says that nothing runs any more; `status` has the
 endpoint. Ask the person before `approve`. Each answer has `ok`, `next` and, on failure,
@@ -38,30 +34,6 @@ Inputs = Annotated[
 ]
 Steps = Annotated[list[str] | None, Field(description="Ids of steps; default: all.")]
 Step = Annotated[str, Field(description="The id of a step.")]
-
-
-async def call(
-    verb: str,
-    book: str | None,
-    workspace: str | None,
-    *arguments: str,
-    steps: Sequence[str] = (),
-    text: str | None = None,
-    form: str = "--brief",
-) -> dict[str, Any]:
-    """The document that a verb answers with."""
-    import anyio
-
-    place = ["--workspace", workspace] if workspace is not None else []
-    words = [verb, *([book] if book is not None else []), *steps, *place, *arguments, form]
-    with anyio.fail_after(PATIENCE):
-        done = await anyio.run_process(
-            [sys.executable, "-m", "runbook", *words],
-            input=(text or "").encode(),
-            check=False,
-        )
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return {"exit_code": done.returncode, **answer}
 
 
 def _set(inputs: dict[str, str] | None) -> list[str]:

@@ -19,7 +19,7 @@ from mcp_types import CallToolRequestParams, CallToolResult, RequestParams, Text
 from pydantic import Field
 
 from runbook import errors
-from runbook.cli.mcp import call
+from runbook.cli.mcp_call import call
 from runbook.state.journal import now
 from runbook.state.recorded import question_digest
 

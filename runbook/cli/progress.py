@@ -1,8 +1,7 @@
-"""Shows a run while it goes on: lines as steps end; on a terminal also what is being done."""
+"""Tells of a run while it goes on, in lines: what has begun, and what has ended."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,11 +77,3 @@ class Lines:
 
     def close(self) -> None:
         pass
-
-
-def reporter(width: int) -> Lines:
-    if not terminal.is_terminal(sys.stdout):
-        return Lines(width)
-    from runbook.cli.live import Live
-
-    return Live(width)

@@ -56,7 +56,7 @@ def execute(
         def on_progress(step: str, message: Mapping[str, Any]) -> None:
             pass
     else:
-        from runbook.cli.progress import reporter as make
+        from runbook.cli.showing import reporter as make
 
         reporter = make(max(len(step["id"]) for step in book["steps"]))
         listener, on_progress = reporter.event, reporter.progress

@@ -95,7 +95,8 @@ def check(target: Target, steps: tuple[str, ...], deep: bool) -> int:
 
     shown = None
     if not target.as_json:
-        from runbook.cli.progress import Lines, reporter
+        from runbook.cli.progress import Lines
+        from runbook.cli.showing import reporter
 
         width = max(len(step["id"]) for step in target.book["steps"])
         shown = reporter(width) if deep else Lines(width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,10 +49,68 @@ def facts(book: Mapping[str, Any], workspace: Workspace) -> dict[str, Any]:
             for name, record in records.items()
             if record is not None
         ],
+        "measured": [told for name, r in records.items() if r and (told := _measured(name, r))],
+        "provenance": [
+            (name, *told) for name, r in records.items() if r for told in _provenance(r)
+        ],
         "inputs": book["inputs"],
     }
     redacted: dict[str, Any] = Redactor(book["secrets"]).data(told)
     return redacted
+
+
+PROVENANCE = re.compile(r"(?:^|_)(?:wheel|revision|version|digest|lock)$|sha256$")
+"""Names of outputs that say where something comes from, or what it is."""
+
+
+def _measured(name: str, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The numbers that a step gives, those of a whole as bars, and what its profile promises."""
+    outputs, inputs = record["outputs"], record["inputs"]
+    numbers = {key: value for key, value in outputs.items() if _is_number(value)}
+    wholes = {
+        key: _parts(value)
+        for key, value in outputs.items()
+        if isinstance(value, Mapping) and len(value) > 1 and all(map(_is_number, value.values()))
+    }
+    profiles = inputs.get("profiles")
+    profile = profiles.get(outputs.get("profile")) if isinstance(profiles, Mapping) else None
+    figures = profile.get("figures") if isinstance(profile, Mapping) else None
+    if not (numbers or wholes or figures):
+        return None
+    return {
+        "id": name,
+        "numbers": numbers,
+        "wholes": wholes,
+        "profile": outputs.get("profile"),
+        "figures": [
+            " ".join(f"{k} {v}" if k not in ("value", "unit") else str(v) for k, v in f.items())
+            for f in figures or ()
+            if isinstance(f, Mapping)
+        ],
+    }
+
+
+def _parts(whole: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The parts of a whole one after another, in percent of it."""
+    total, at, found = max(sum(whole.values()), 1e-9), 0.0, []
+    for key, value in whole.items():
+        width = round(100 * value / total, 2)
+        found.append({"name": key, "value": value, "left": round(at, 2), "width": width})
+        at += width
+    return found
+
+
+def _provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Where what a step gives comes from: releases, revisions and digests, and the digest of the
+    files (locks, patches) that it was made of."""
+    outputs = record["outputs"]
+    found = [(k, v) for k, v in outputs.items() if isinstance(v, str) and PROVENANCE.search(k)]
+    files = record["fingerprint"].get("files")
+    return [*found, *([("files it is made of", files)] if isinstance(files, str) else [])]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _with_lanes(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,5 +142,7 @@ def _rates(rates: Mapping[str, Mapping[str, float]]) -> Sequence[str]:
         seconds, done = rate["until"] - rate["since"], rate["done"] - rate["from"]
         if seconds > 0 and done > 0:
             speed = done / seconds
-            told.append(f"{units.size(speed)}/s" if unit == "bytes" else f"{speed:.1f} {unit}/s")
+            amount = units.size(done) if unit == "bytes" else f"{done:g} {unit}"
+            rate = f"{units.size(speed)}/s" if unit == "bytes" else f"{speed:.1f}/s"
+            told.append(f"{amount} at {rate}")
     return told

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from runbook.cli import report
 from runbook.state import story
+from tests.runbook.cli.test_answers import SERVER
 from tests.runbook.helpers import write_book
 
 
@@ -79,3 +81,42 @@ def test_nothing_is_handed_on_before_a_run(cli, verb):
     answer = cli.json(verb, code=3)
     assert answer["error"]["code"] == "never_ran"
     assert f"runbook run {cli.book}" in answer["error"]["remedy"]
+
+
+def test_what_was_measured_stands_beside_what_the_profile_promises():
+    figure = {"value": 85.5, "unit": "tokens/s", "source": "the model card"}
+    record = {
+        "outputs": {
+            "profile": "fast", "tokens_per_second": 80.1, "loud": True, "phases": {"a": 3, "b": 1},
+            "revision": "abc", "wheel_sha256": "def", "model": "tiny", "gcc_version": "12",
+        },
+        "inputs": {"profiles": {"fast": {"figures": [figure]}, "slow": {}}},
+        "fingerprint": {"files": "123"},
+    }  # fmt: skip
+    told = report._measured("serve", record)
+    assert told["numbers"] == {"tokens_per_second": 80.1}
+    assert [(p["name"], p["left"], p["width"]) for p in told["wholes"]["phases"]] == [
+        ("a", 0.0, 75.0),
+        ("b", 75.0, 25.0),
+    ]
+    assert told["figures"] == ["85.5 tokens/s source the model card"]
+    assert report._provenance(record) == [
+        ("revision", "abc"),
+        ("wheel_sha256", "def"),
+        ("gcc_version", "12"),
+        ("files it is made of", "123"),
+    ]
+    assert report._measured("two", {"outputs": {"path": "x"}, "inputs": {}}) is None
+
+
+def test_the_page_shows_amounts_measures_and_provenance(cli):
+    (cli.home / "server.py").write_text(SERVER)
+    cli.book = cli.home / "book.yaml"
+    cli.book.write_text(
+        "runbook: 1\nname: served\nsteps:\n"
+        '  - {id: smoke, uses: "server.py:Server", with: {measured: true}}\n'
+    )
+    cli.json("run")
+    page = Path(cli.json("report")["path"]).read_text()
+    assert "<h2>Measured</h2>" in page and "<dd>12.34</dd>" in page
+    assert "<h2>Provenance</h2>" not in page or "files it is made of" in page

@@ -143,6 +143,6 @@ def _rates(rates: Mapping[str, Mapping[str, float]]) -> Sequence[str]:
         if seconds > 0 and done > 0:
             speed = done / seconds
             amount = units.size(done) if unit == "bytes" else f"{done:g} {unit}"
-            rate = f"{units.size(speed)}/s" if unit == "bytes" else f"{speed:.1f}/s"
-            told.append(f"{amount} at {rate}")
+            pace = f"{units.size(speed)}/s" if unit == "bytes" else f"{speed:.1f}/s"
+            told.append(f"{amount} at {pace}")
     return told

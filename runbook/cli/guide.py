@@ -28,23 +28,6 @@ FORMS = frozenset({"form", "workspace", "old_book", "detached", "help"})
 MOST_FIELDS = 14
 """Of one thing in an answer: of what has more, `runbook schema` tells."""
 
-DO = {
-    errors.DONE: "`runbook status {book} --brief` has in `served` the endpoint, the model's name, "
-    "and how to stop and restart it",
-    errors.FAILED: "read `error.cause`, do `error.remedy`; `next` has the log; `runbook wait` goes "
-    "on with what still runs",
-    errors.USAGE: "correct what `errors[]` names: file, line, column, expected",
-    errors.PRECONDITION: "`error.remedy`; if it is no command of runbook, tell the person",
-    errors.WORK_FOUND: "`runbook run`",
-    errors.APPROVAL: "ask the person, then call `next[0]`; a run that goes on takes it up",
-    errors.LOCKED: "`runbook wait`, or `runbook cancel`",
-    errors.STILL_RUNNING: "call `next[0]` again",
-    errors.CANCELLED: "`runbook run` continues",
-    errors.INTERNAL: "report the crash file; `runbook run` continues",
-    errors.SIGINT: "`runbook run` continues",
-    errors.SIGTERM: "`runbook run` continues",
-}
-
 
 def agents_md(book: Mapping[str, Any] | None = None, named: str = "BOOK") -> str:
     """AGENTS.md: that of this program, or of a book, which commands name as `named`."""
@@ -88,10 +71,7 @@ def _rendered(template: str, **told: Any) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # Markdown
     )
-    codes = [
-        {"code": code, "meaning": meaning, "do": DO[code].replace("{book}", told["book"])}
-        for code, meaning in errors.EXIT_CODES.items()
-    ]
+    codes = [{"code": code, "meaning": meaning} for code, meaning in errors.EXIT_CODES.items()]
     return environment.get_template(template).render(codes=codes, **told)
 
 

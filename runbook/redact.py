@@ -50,23 +50,13 @@ COMMON = frozenset(
         "retryable",
         "exit_code",
         "blocked",
-        "run.started",
-        "run.carried",
-        "run.finished",
-        "step.decided",
-        "step.satisfied",
-        "step.waiting",
-        "step.blocked",
-        "attempt.started",
-        "attempt.progress",
-        "attempt.notice",
-        "attempt.failed",
-        "attempt.succeeded",
-        "undo.started",
-        "undo.finished",
-        "undo.failed",
+        "never_ran",
+        "inactive",
     )
 )
+
+_EVENT = re.compile(r"(?:run|step|attempt|undo)\.[a-z]+")
+"""Types of events."""
 
 _named: set[str] = set()
 _OF_URLS = re.compile(r"PROXY|ENDPOINT|URL|INDEX|MIRROR|CHANNEL", re.IGNORECASE)
@@ -222,7 +212,8 @@ def unfit(value: str) -> str:
     """Why a value cannot be kept out of what is written; "" if it can."""
     if len(value) < SHORTEST:
         return f"it has fewer than {SHORTEST} characters"
-    if value.strip().lower() in COMMON:
+    word = value.strip().lower()
+    if word in COMMON or _EVENT.fullmatch(word):
         return "it is a common word"
     return ""
 

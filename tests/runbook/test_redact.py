@@ -5,16 +5,18 @@ import json
 import re
 import subprocess
 import sys
+from typing import get_args, get_type_hints
 from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runbook import redact
+from runbook import redact, shapes
 from runbook.errors import PRECONDITION, RunbookError
 from runbook.redact import Redactor
 from runbook.state import crash
+from runbook.state import shapes as recorded
 
 VALUE = 'hf_"Abc/def+ghi'
 LONGER = VALUE + " jkl"
@@ -114,6 +116,13 @@ def test_values_that_cannot_be_kept_out_are_refused(monkeypatch, value):
     assert refused.value.exit_code == PRECONDITION
     assert refused.value.code == "secret_unfit"
     assert "WEAK" in refused.value.message and value not in refused.value.message.split()
+
+
+def test_the_words_of_our_own_records_are_no_secrets():
+    kinds = get_args(get_type_hints(recorded.Event)["type"])
+    words = [*kinds, *get_args(shapes.State), *get_args(shapes.DecisionVerb)]
+    assert len(kinds) > 10
+    assert [word for word in words if not redact.unfit(word)] == []
 
 
 def test_a_secret_without_a_value_hides_nothing(monkeypatch):

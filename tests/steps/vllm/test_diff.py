@@ -10,7 +10,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runbook.steps.vllm.patching.diff import HunkMismatch, fit
+from runbook.steps.vllm.patching.diff import (
+    FileDiff,
+    Hunk,
+    HunkMismatch,
+    fit,
+    split_lines,
+    text_of,
+)
 from runbook.steps.vllm.patching.parser import DiffError, parse
 
 CASES = yaml.safe_load(Path(__file__).with_name("diffs.yaml").read_text())
@@ -93,3 +100,95 @@ def test_a_hunk_is_found_where_it_moved(before, where, inserted):
     fitted = fit("".join(moved + lines).encode(), file.hunks)
     assert fitted.data == "".join(moved + changed).encode()
     assert fitted.displacement == len(moved)
+
+
+def hunk(start, old, new, new_start=None):
+    split = [tuple(split_lines(text.encode())) for text in (old, new)]
+    return Hunk("@@", start, start if new_start is None else new_start, *split)
+
+
+@pytest.mark.parametrize(
+    ("data", "lines"),
+    [
+        (b"", []),
+        (b"a", [b"a"]),
+        (b"a\n", [b"a\n"]),
+        (b"a\r\n\nb", [b"a\r\n", b"\n", b"b"]),
+        (b"\n", [b"\n"]),
+    ],
+)
+def test_lines_keep_their_ends(data, lines):
+    assert split_lines(data) == lines
+
+
+def test_a_hunk_reversed():
+    one = Hunk("@@ x", 3, 5, (b"a\n",), (b"b\n", b"c\n"))
+    assert one.reversed() == Hunk("@@ x", 5, 3, (b"b\n", b"c\n"), (b"a\n",))
+    assert one.reversed().reversed() == one
+
+
+@pytest.mark.parametrize(
+    ("kind", "paths"),
+    [("change", ("n",)), ("create", ("n",)), ("copy", ("n",)), ("rename", ("o", "n"))],
+)
+def test_the_paths_whose_content_changes(kind, paths):
+    assert FileDiff(kind, "o", "n", ()).paths == paths
+
+
+# Hunks as (start, old, new); what the file becomes and by how much they moved.
+FITS = [
+    ("a\nb\na\nb\n", [(3, "a\nb\n", "X\n")], "a\nb\nX\n", 0),
+    ("a\nb\nc\n", [(3, "a\n", "X\n")], "X\nb\nc\n", 2),
+    ("x\na\nx\nb\nx\n", [(1, "a\n", "A\n"), (3, "b\n", "B\n")], "x\nA\nx\nB\nx\n", 2),
+    ("a\nx\nx\nb\n", [(3, "a\n", "A\n"), (4, "b\n", "B\n")], "A\nx\nx\nB\n", 2),
+    ("a\na\n", [(1, "a\n", "b\n"), (2, "a\n", "c\n")], "b\nc\n", 0),
+    ("", [(0, "", "a\n")], "a\n", 0),
+    ("a\nb\n", [(2, "b\n", "")], "a\n", 0),
+    ("b\nc\na", [(1, "a", "X")], "b\nc\nX", 2),
+]
+
+
+@pytest.mark.parametrize(("before", "hunks", "after", "moved"), FITS)
+def test_where_hunks_go(before, hunks, after, moved):
+    fitted = fit(before.encode(), [hunk(*one) for one in hunks])
+    assert (fitted.data.decode(), fitted.displacement) == (after, moved)
+
+
+NO_CONTEXT = "the hunk has no context and the file is not empty"
+# Hunks; the number of the one that does not fit, why, and where it is nearest.
+MISFITS = [
+    ("a\n", [(0, "", "b\n")], (1, NO_CONTEXT, None, "", "")),
+    ("", [(1, "a\n", "b\n")], (1, "its context was not found", None, "a", "")),
+    ("x\na\nx\na\nx\na\n", [(1, "a\n", "b\n")],
+     (1, "it fits at more than one place: lines 2, 4, 6", 2, "", "")),
+    # The best match, then the nearest to where the hunk belongs.
+    ("p\nq\nz\np\nr\nz\n", [(4, "p\nq\nr\n", "")],
+     (1, "its context was not found", 3, "r", "z")),
+    ("p\nz\np\nz\np\nz\n", [(3, "p\nq\n", "")],
+     (1, "its context was not found", 4, "q", "z")),
+    ("p\nz\nz\nz\np\nz\n", [(3, "p\nq\n", "")],
+     (1, "its context was not found", 2, "q", "z")),
+    # White space alone is no likeness.
+    ("x\n\ny\nq\n", [(1, "\nq\nr\n", "")], (1, "its context was not found", 3, "", "y")),
+    # Beyond the ends of the file there is nothing.
+    ("b\n", [(1, "a\nb\nc\n", "")], (1, "its context was not found", 0, "a", "")),
+    ("x\na\n", [(2, "a\nb\n", "")], (1, "its context was not found", 3, "b", "")),
+    ("b\na\n", [(2, "a\n", "A\n"), (3, "b\n", "B\n")],
+     (2, "its context was not found", 1, "", "")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "hunks", "expected"), MISFITS)
+def test_where_a_hunk_that_fits_nowhere_is_nearest(before, hunks, expected):
+    hunks = [hunk(*one) for one in hunks]
+    with pytest.raises(HunkMismatch) as caught:
+        fit(before.encode(), hunks)
+    miss = caught.value
+    assert (miss.number, miss.reason, miss.near, miss.wanted, miss.found) == expected
+    assert miss.hunk is hunks[miss.number - 1]
+    assert str(miss) == miss.reason
+
+
+def test_the_text_of_a_line():
+    assert text_of(b"a \xff\r\n") == "a \ufffd\r"
+    assert text_of(b"a\n\n") == "a"

@@ -7,9 +7,10 @@ import json
 
 import pytest
 
+from runbook.steps.vllm.patching import series as reading
 from runbook.steps.vllm.patching.examine import SeriesConflict, examine, patched, unpatched
-from runbook.steps.vllm.patching.series import load, short
-from runbook.steps.vllm.target import SeriesError
+from runbook.steps.vllm.patching.series import STOCK, load, load_or_stock, public_version, short
+from runbook.steps.vllm.target import PATCHES, SeriesError, folder_of
 
 VERSION = "1.2.0"
 SOURCE = {
@@ -340,3 +341,149 @@ def test_missing_series(tmp_path):
         with pytest.raises(SeriesError, match="there is no patch series") as caught:
             load(str(target))
         assert caught.value.code == "series_missing"
+
+
+# What a `series.yaml` may be instead, and what is said of it.
+LISTINGS = [
+    ("- a\n", "a series: expected keys and values"),
+    ("{releases: [1.2.0]}", "a series: missing patches"),
+    ("{patches: [{file: limit.patch}]}", "a series: missing releases"),
+    ("{releases: [1.2.0], patches: [], more: 1}", "a series: unknown more"),
+    ("{releases: 1.2.0, patches: []}", "releases: expected a list of texts"),
+    ("{releases: [1.2], patches: []}", "releases: expected a list of texts"),
+    ("{releases: [], patches: []}", "releases: at least one is needed"),
+    ("{releases: [x-cpu], patches: []}", "releases: Invalid version: 'x'"),
+    ("{releases: [1.2.0], patches: []}", "patches: expected a list with at least one entry"),
+    ("{releases: [1.2.0], patches: {}}", "patches: expected a list with at least one entry"),
+    ("{releases: [1.2.0], patches: [a.patch]}", "patches: expected keys and values"),
+    ("{releases: [1.2.0], patches: [{file: 1}]}",
+     "patches: 1 is not the name of a patch file in this folder"),
+    ("{releases: [1.2.0], patches: [{file: a/b.patch}]}",
+     "patches: 'a/b.patch' is not the name of a patch file in this folder"),
+    ("{releases: [1.2.0], patches: [{file: a.patch, lift: []}]}", "patches: unknown lift"),
+    ("{releases: [1.2.0], patches: [{file: a.patch, lifts: quirk}]}",
+     "patches: a.patch: lifts: expected a list of texts"),
+    ("{releases: [1.2.0], patches: [{file: a.patch, lifts: [Nope]}]}",
+     "patches: a.patch: 'Nope' is not the name of a quirk"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), LISTINGS)
+def test_a_malformed_listing_is_named(tmp_path, text, message):
+    (tmp_path / "series.yaml").write_text(text)
+    with pytest.raises(SeriesError) as caught:
+        load(str(tmp_path))
+    assert str(caught.value) == f"{tmp_path / 'series.yaml'}: {message}"
+    assert caught.value.code == "series_malformed"
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 5000])
+def test_a_listing_that_is_no_yaml_is_named(tmp_path, text):
+    (tmp_path / "series.yaml").write_text(text)
+    with pytest.raises(SeriesError) as caught:
+        load(str(tmp_path))
+    said = str(caught.value).removeprefix(f"{tmp_path / 'series.yaml'}: ")
+    assert said not in ("", "None") and said != str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "present", "message"),
+    [
+        (["a", "b", "a"], ["a", "b"], "the series t names a more than once"),
+        (["a", "b"], ["a"], "the series t names b, which is absent"),
+        (["a"], ["a", "b", "c"], "the series t does not name b, c, which is there"),
+    ],
+)
+def test_what_is_named_is_what_is_there(names, present, message):
+    with pytest.raises(SeriesError) as caught:
+        reading._compare("t", names, present)
+    assert str(caught.value) == message
+    reading._compare("t", ["a", "b"], ["b", "a"])
+
+
+def test_what_a_series_is(tmp_path):
+    write(tmp_path / "t", ("limit", RAISE_LIMIT), ("copy", COPY_GPU))
+    text = "{releases: [1.2.0-cpu, 1.2.1], patches: [{file: limit.patch, lifts: [a_quirk]}, "
+    (tmp_path / "t" / "series.yaml").write_text(text + "{file: copy.patch}]}")
+    series = load(str(tmp_path / "t"))
+    assert (series.target, series.folder) == ("t", tmp_path / "t")
+    assert series.releases == ("1.2.0-cpu", "1.2.1")
+    assert [patch.id for patch in series.patches] == ["limit", "copy"]
+    assert series.lifts == {"limit": ("a_quirk",), "copy": ()}
+    digests = "".join(patch.digest for patch in series.patches)
+    assert series.digest == hashlib.sha256(digests.encode()).hexdigest()
+    assert series.short_digest == short(series.digest)
+    for release in ("1.2.0", "1.2.1", "1.2.1+x"):
+        series.require_release(release)
+    with pytest.raises(SeriesError) as caught:
+        series.require_release("1.2.2")
+    assert str(caught.value) == "the series t is for vLLM 1.2.0-cpu, 1.2.1, not 1.2.2"
+    assert caught.value.code == "release_not_supported"
+    with pytest.raises(SeriesError) as caught:
+        series.require_release("newest")
+    assert str(caught.value) == "'newest' is no version: Invalid version: 'newest'"
+
+
+def test_a_stock_release_has_a_series_without_patches():
+    assert load_or_stock("") is STOCK
+    assert (STOCK.target, STOCK.folder, STOCK.patches, STOCK.lifts) == ("", PATCHES, (), {})
+    assert STOCK.digest == hashlib.sha256(b"").hexdigest()
+    STOCK.require_release("whatever it is")
+    assert load_or_stock("0.33.0").patches
+
+
+def test_the_version_of_a_release():
+    assert public_version("0.32.0-cpu") == "0.32.0" == public_version("0.32.0")
+
+
+@pytest.mark.parametrize(
+    ("digest", "expected"),
+    [
+        ("0123456789abcdef", "0123456789a"),
+        ("a123456789abcdef", "a1234567"),
+        ("01234567a", "01234567a"),
+        ("1" * 12, "1" * 12),
+        ("12345678", "12345678"),
+    ],
+)
+def test_short_digests(digest, expected):
+    assert short(digest) == expected
+
+
+NEEDS_UPSTREAM = (
+    "limit.patch says where it is not needed, so `upstream` must name the change that made it so"
+)
+
+
+@pytest.mark.parametrize(
+    ("header", "releases", "message"),
+    [
+        ({"version": ">=2"}, (VERSION,),
+         "limit.patch is for >=2, which is none of the releases in series.yaml"),
+        ({"unless": anchor("pkg/gpu.py", "HEAD"), "upstream": "not reported"}, (VERSION,),
+         NEEDS_UPSTREAM),
+        ({"upstream": "not reported"}, (VERSION, "1.3.0"),
+         NEEDS_UPSTREAM),
+    ],
+)  # fmt: skip
+def test_what_a_series_says_of_releases_is_held_against_them(tmp_path, header, releases, message):
+    write(tmp_path, ("limit", RAISE_LIMIT))
+    values = {**VALUES, "anchors": anchor("pkg/gpu.py", "HEAD"), "id": "limit", **header}
+    (tmp_path / "limit.patch").write_text(HEADER.format(**values) + RAISE_LIMIT)
+    (tmp_path / "series.yaml").write_text(listing("limit.patch", releases=releases))
+    with pytest.raises(SeriesError) as caught:
+        load(str(tmp_path))
+    assert str(caught.value) == message
+
+
+def test_an_unknown_change_is_enough_where_the_patch_is_needed_everywhere(tmp_path):
+    assert write(tmp_path, ("limit", RAISE_LIMIT), upstream="not reported").patches
+
+
+def test_an_id_is_used_once(tmp_path):
+    write(tmp_path, ("limit", RAISE_LIMIT), ("copy", COPY_GPU))
+    copy = tmp_path / "copy.patch"
+    copy.write_text(copy.read_text().replace("id: copy", "id: limit"))
+    with pytest.raises(SeriesError) as caught:
+        load(str(tmp_path))
+    assert str(caught.value) == f"{folder_of(str(tmp_path))}: the id limit is used more than once"

@@ -4,6 +4,7 @@ is installed, and anything at all without a traceback."""
 from __future__ import annotations
 
 import json
+import re
 import struct
 from typing import Any
 
@@ -132,6 +133,13 @@ def sound(data: bytes) -> bool:
         assert str(error).isprintable()
         return False
     return not list(header.contradictions()) and header.end == len(data)
+
+
+def test_the_sizes_of_dtypes_are_in_their_names():
+    """The first number of a name, in bits; BOOL has a byte. There is none twice, and none else."""
+    named = {name: int(re.search(r"\d+", name)[0]) for name in ITEM_BITS if name != "BOOL"}
+    assert {**named, "BOOL": 8} == ITEM_BITS
+    assert len(ITEM_BITS) == 22
 
 
 @pytest.mark.parametrize("data", [pytest.param(d, id=n) for n, d in SOUND.items()])

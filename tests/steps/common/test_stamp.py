@@ -61,6 +61,7 @@ def test_what_is_written_is_read(folder: Path) -> None:
         ({"inputs": {"n": 2, "of": ["x", None]}}, ("inputs", "n", "is another", "")),
         ({"inputs": {"n": 1}}, ("inputs", "of", "is another", "")),
         ({"inputs": {"n": 1, "of": ["x", None], "new": 0}}, ("inputs", "new", "is another", "")),
+        ({"inputs": {"n": 1, "of": ["x", None], "no": None}}, ("inputs", "no", "is another", "")),
         ({"versions": {"step": "2"}}, ("versions", "step", "is another", "")),
         ({"versions": {}}, ("versions", "step", "is another", "")),
         ({"files": {"source": {"z": [1, 1]}}}, ("files", "z", "is new", "source")),
@@ -68,6 +69,12 @@ def test_what_is_written_is_read(folder: Path) -> None:
 )
 def test_changes(folder: Path, given: dict, change: tuple) -> None:
     assert stamp(folder).changed(**given) == Change(*change)
+
+
+def test_a_key_that_is_null_is_a_key(folder: Path) -> None:
+    made = dataclasses.replace(stamp(folder), inputs={"n": None})
+    assert made.changed(inputs={}) == Change("inputs", "n", "is another")
+    assert made.changed(inputs={"n": None}) is None
 
 
 def test_an_unfinished_one_is_a_change(folder: Path) -> None:

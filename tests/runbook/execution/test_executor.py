@@ -15,6 +15,8 @@ import pytest
 from runbook.process import marked, session_members
 from tests.runbook.helpers import write_book
 
+pytestmark = pytest.mark.harness
+
 
 def book(cli, *steps, **document):
     cli.book = write_book(cli.home, *steps, **document)

@@ -25,6 +25,8 @@ from runbook.steps.weights import Weights
 from tests.steps.common.hub import cases
 from tests.steps.common.hub.hub import FaultyHandler, FaultyServer, TestHub, context, tree
 
+pytestmark = pytest.mark.harness
+
 EVERYTHING = {"allow": [], "ignore": []}
 
 

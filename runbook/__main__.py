@@ -82,6 +82,7 @@ def main() -> None:
             file=sys.stderr,
         )
         code = code or CANNOT_SAY
+    gc.freeze()  # what is left ends with the process: Python would look through all of it once more
     sys.exit(code)
 
 

@@ -137,6 +137,13 @@ def test_what_a_selection_needs_is_considered(runnable, expected):
     assert [step["id"] for step in considered(steps, selection)] == expected
 
 
+def test_without_an_option_everything_may_run():
+    steps = [{"id": name, "always": False} for name in "ab"]
+    assert select(steps) == Selection(frozenset("ab"), frozenset())
+    assert select(steps, until="a") == Selection(frozenset("a"), frozenset())
+    assert select(steps, start="b") == Selection(frozenset("b"), frozenset("b"))
+
+
 def test_names_of_steps():
     steps = [{"id": name} for name in ("build", "serve", "smoke")]
     assert require_steps(steps, "smoke", "build") == ["build", "serve", "smoke"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from runbook.steps.common.models import Process, Strict
 
 REPO = r"^[A-Za-z0-9][\w.-]*/[\w.-]+$"
 
 
-class Inputs(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Inputs(Strict):
     variant: Literal["v3", "v4"] = Field(
         description="Which architecture to write: v4 needs a processor with avx512_bf16"
     )
@@ -31,17 +31,7 @@ class Inputs(BaseModel):
     )
 
 
-class Process(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    pid: int = Field(description="Process id")
-    start_time: int = Field(description="Clock ticks after boot, field 22 of /proc/PID/stat")
-    boot_id: str = Field(description="/proc/sys/kernel/random/boot_id")
-
-
-class Outputs(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Outputs(Strict):
     hub_endpoint: str = Field(description="URL of the local hub, for HF_ENDPOINT")
     repo: str = Field(description="`owner/name` of the repository that it serves")
     revision: str = Field(description="Commit hash, 40 hex digits, derived from the content")

@@ -6,15 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from runbook.steps.common.flags.models import SHA256, Served, Strict
-
-
-class Process(Strict):
-    """A process by pid, start time and boot: unique over reboots and recycled pids."""
-
-    pid: int = Field(description="Process id.")
-    start_time: int = Field(description="Start in clock ticks after boot.")
-    boot_id: str = Field(description="The kernel's id of this boot.")
+from runbook.steps.common.flags.models import SHA256, Served
+from runbook.steps.common.models import Process, Strict
 
 
 class WarmUp(Strict):

@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from runbook.steps.common.models import Process, Strict
 from runbook.steps.smoke.schema import unknown_keywords
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Process(Strict):
-    """A process by pid, start time and boot: unique over reboots and recycled pids."""
-
-    pid: int = Field(description="Process id.")
-    start_time: int = Field(description="Start in clock ticks after boot.")
-    boot_id: str = Field(description="The kernel's id of this boot.")
 
 
 class Prompt(Strict):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runbook.protocol import StepFailure
+from runbook.steps.common.packages import pins
 from runbook.steps.common.positions import position
 
 T = TypeVar("T")
@@ -59,17 +60,7 @@ def read_lock(path: Path, channel_alias: str | None = None) -> list[CondaPackage
     """
     import yaml
 
-    try:
-        if path.exists() and not path.is_file():
-            raise OSError("it is not a file")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StepFailure(
-            f"cannot read the lock {path}",
-            code="lock_unreadable",
-            cause=str(error),
-            remedy="correct `lock`, or leave it out to use the shipped one",
-        ) from error
+    text = pins.read_lock(path)
     try:
         document = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         return _packages(document, channel_alias)

@@ -7,12 +7,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from runbook.steps.common.flags import profiles
+from runbook.steps.common.models import Strict
 
 SHA256 = r"^[0-9a-f]{64}$"
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
 
 
 class SpeculativeConfig(BaseModel):

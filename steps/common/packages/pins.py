@@ -35,13 +35,12 @@ class Pin:
         return f"{self.name}=={self.version} --hash=sha256:{self.sha256}\n"
 
 
-def read_pins(path: Path) -> list[Pin]:
-    """The pins of a requirements file in the form that `env/relock.py` writes.
-
-    Raises `StepFailure` for anything that is not a pin with exactly one SHA-256.
-    """
+def read_lock(path: Path) -> str:
+    """The text of a lock that a book may name. Raises `StepFailure` if it cannot be read."""
     try:
-        text = path.read_text()
+        if path.exists() and not path.is_file():
+            raise OSError("it is not a file")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise StepFailure(
             f"cannot read the lock {path}",
@@ -49,7 +48,14 @@ def read_pins(path: Path) -> list[Pin]:
             cause=str(error),
             remedy="correct `lock`, or leave it out to use the shipped one",
         ) from error
-    text = re.sub(r"^\s*(#.*)?\n", "", text, flags=re.MULTILINE)
+
+
+def read_pins(path: Path) -> list[Pin]:
+    """The pins of a requirements file in the form that `env/relock.py` writes.
+
+    Raises `StepFailure` for anything that is not a pin with exactly one SHA-256.
+    """
+    text = re.sub(r"^\s*(#.*)?\n", "", read_lock(path), flags=re.MULTILINE)
     pins, at = [], 0
     while at < len(text):
         match = _PIN.match(text, at)

@@ -115,6 +115,17 @@ def test_values_that_cannot_be_kept_out_are_refused(monkeypatch, value):
         Redactor(["WEAK"])
     assert refused.value.exit_code == PRECONDITION
     assert refused.value.code == "secret_unfit"
+    why = "it has fewer than 8 characters" if len(value) < 8 else "it is a common word"
+    assert str(refused.value) == (
+        f"the value of the secret WEAK cannot be kept out of logs and records: {why}"
+    )
+    assert refused.value.cause == (
+        "all that looks like it would be blanked out, ordinary output included"
+    )
+    assert refused.value.remedy == (
+        "set WEAK to a real credential, or unset it, or take it out of `secrets:`"
+    )
+    assert refused.value.where == "environment variable WEAK"
     assert "WEAK" in refused.value.message and value not in refused.value.message.split()
 
 
@@ -166,6 +177,45 @@ def test_a_report_of_a_defect_holds_no_secret(tmp_path):
     for error in (ValueError(STRANGE), KeyError(STRANGE), OSError(2, f"no {STRANGE}")):
         report = crash.write(error, tmp_path).read_text()
         assert "[STRANGE]" in report and "snow" not in report.lower() and "wörd" not in report
+
+
+def test_a_value_of_eight_characters_is_long_enough(monkeypatch):
+    monkeypatch.setenv("EIGHT", "ab cd_ef")
+    assert Redactor(["EIGHT"]).text("ab cd_ef ab+cd_ef") == "[EIGHT] [EIGHT]"
+    monkeypatch.setenv("LINES8", "first line\n  8letters \n")
+    assert Redactor(["LINES8"]).text("8letters") == "[LINES8]"
+    monkeypatch.setenv("PADDED", " padded value ")
+    assert Redactor(["PADDED"]).text("x=padded value;") == "x=[PADDED];"
+    assert redact.unfit(" Satisfied ") == "it is a common word"
+
+
+def test_a_short_piece_of_base64_is_looked_for_from_six_characters(monkeypatch):
+    monkeypatch.setattr(redact, "SHORTEST", 5)
+    monkeypatch.setenv("SHORT", "ab+cd")
+    forms = set(redact._base64(b"ab+cd"))
+    assert forms == {b"YWIrY2", b"FiK2Nk", b"hYitjZ"}
+    assert set(redact._base64(b"ab")) == set()
+
+
+def test_of_the_same_form_the_first_name_is_told(monkeypatch):
+    monkeypatch.setenv("ONE", "the same value")
+    monkeypatch.setenv("TWO", "the same value")
+    assert Redactor(["ONE", "TWO"]).text("the same value") == "[ONE]"
+    assert Redactor(["TWO", "ONE"]).text("the same value") == "[TWO]"
+
+
+def test_a_redactor_of_this_process_knows_every_secret(monkeypatch):
+    monkeypatch.setattr(redact, "_named", set())
+    monkeypatch.setenv("MINE", "a value of mine")
+    assert redact.of_this_process().text("a value of mine") == "a value of mine"
+    Redactor(["MINE"])
+    assert redact.of_this_process().text("a value of mine") == "[MINE]"
+
+
+def test_the_longest_token_of_a_login_file_is_read(login):
+    login.write_text("x" * 5000)
+    assert Redactor([]).text("x" * 4096) == "[HF_TOKEN]"
+    assert Redactor([]).text("x" * 4095) == "x" * 4095
 
 
 def test_what_is_refused_counts_no_ordinary_credential():

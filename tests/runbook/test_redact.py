@@ -166,6 +166,29 @@ def test_a_stream_is_redacted_as_the_whole(pieces, cuts):
     assert VALUE.encode() not in b"".join(out)
 
 
+def test_all_but_the_end_of_the_longest_form_is_held_back():
+    redactor = Redactor(["HF_TOKEN"])
+    longest = max(redactor._forms, key=len)
+    assert redactor.feed(longest[:-1]) == b""
+    assert redactor.feed(longest[-1:]) + redactor.flush() == b"[HF_TOKEN]"
+
+
+def test_where_one_secret_begins_in_another_each_is_told_once(monkeypatch):
+    monkeypatch.setenv("ONE", "abcdefgh")
+    monkeypatch.setenv("TWO", "fghijklm")
+    redactor = Redactor(["ONE", "TWO"])
+    assert redactor.feed(b"abcdefgh") + redactor.feed(b"x") + redactor.flush() == b"[ONE]x"
+
+
+def test_after_its_end_a_stream_may_begin_anew():
+    redactor = Redactor(["HF_TOKEN"])
+    for _ in range(2):
+        assert redactor.feed(b"x://u:p hf_") == b"x://u:p "
+        assert redactor.flush() == b"hf_"
+        assert redactor.feed(b"x://u:p") == b"x"
+        assert redactor.flush() == b"://u:p"
+
+
 def test_nothing_is_held_back_longer_than_needed():
     redactor = Redactor(["HF_TOKEN"])
     assert redactor.feed(b"line one\nhf_") == b"line one\n"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from runbook.steps.common.flags.models import Served, Strict
+from runbook.steps.common.flags.models import Served
+from runbook.steps.common.models import Strict
 
 
 class Inputs(Served):

@@ -65,6 +65,8 @@ schema: $(VENV)/.ready
 lock: $(VENV)/.dev
 	$(BIN)/$(LOCK) pyproject.toml -o env/requirements.txt
 	$(BIN)/$(LOCK) --extra dev pyproject.toml -o env/requirements-dev.txt
+	cd env && ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --no-annotate eval.in -o eval.requirements.txt
 	$(BIN)/python -m runbook.env.lock_vllm 0.32.0-cpu 0.33.0 0.22.1
 	$(BIN)/python -m runbook.env.relock
 

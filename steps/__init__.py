@@ -43,6 +43,9 @@ ROOT = "runbook.steps.common.diagnoses:root_error"
 # Given the text of a log: the range of lines that show its first error, empty if there is none.
 EXCERPT = "runbook.steps.common.diagnoses:excerpt"
 
+# Given the folder of a workspace: what was measured in it, {title, about, rows} each, for a report.
+MEASURED = "runbook.steps.measure.report:measured"
+
 # The verbs that steps add. `answers` is called with what the verb takes and the folder that
 # workspaces share; `answer` is the shape of the answer's body. A name with dashes is an option.
 # With `book` it takes a BOOK, and is given what is known of its steps: id, uses and with. With
@@ -56,6 +59,65 @@ VERBS: dict[str, Any] = {
         "answer": "runbook.steps.client:Client",
         "workspace": True,
         "takes": [],
+    },
+    "bench": {
+        "help": "Measure how fast BOOK's server answers: tokens/s, time to the first token, time "
+        "per token, accepted drafts, power.\n\nFigures are those of `vllm bench serve`. The result "
+        "is kept in the workspace. Exits 3 if a request failed, or, with --against, if a figure is "
+        "worse beyond the noise of the repetitions.",
+        "answers": "runbook.steps.measure.bench:bench",
+        "answer": "runbook.steps.measure.bench:Bench",
+        "workspace": True,
+        "takes": [
+            {
+                "name": "--prompts",
+                "default": "random",
+                "help": "The class of prompts: random (tokens), prose, code, or file.",
+            },
+            {
+                "name": "--prompts-file",
+                "help": 'For the class file: JSON lines, {"prompt": text} each.',
+            },
+            {
+                "name": "--input-length",
+                "type": int,
+                "help": "Tokens of each prompt. Default: 256 random ones; others as they are.",
+            },
+            {"name": "--output-length", "type": int, "default": 256, "help": "Tokens generated."},
+            {
+                "name": "--concurrency",
+                "default": "1",
+                "help": "Streams at once; several numbers, as 1,2,4,8, are measured in turn.",
+            },
+            {"name": "--repetitions", "type": int, "default": 5, "help": "Of each concurrency."},
+            {
+                "name": "--requests",
+                "type": int,
+                "default": 4,
+                "help": "Of each stream in a repetition.",
+            },
+            {
+                "name": "--ignore-eos/--heed-eos",
+                "default": True,
+                "help": "Generate to the output length whatever the model says.",
+            },
+            {
+                "name": "--thinking/--no-thinking",
+                "default": False,
+                "help": "Let the model reason about prose and code.",
+            },
+            {
+                "name": "--against",
+                "metavar": "RESULT",
+                "help": "A result to compare with: a file, or its name in the workspace.",
+            },
+            {
+                "name": "--tolerance",
+                "type": float,
+                "default": 1.0,
+                "help": "Percent by which a figure may be worse.",
+            },
+        ],
     },
     "diagnose": {
         "help": "Tell what failed, from a log: FILE, or standard input.\n\nAny log will do: of "
@@ -130,6 +192,66 @@ VERBS: dict[str, Any] = {
         "answer": "runbook.steps.verbs:Profiles",
         "book": True,
         "takes": [],
+    },
+    "eval": {
+        "help": "Evaluate the answers of BOOK's server by lm-eval, beside published scores.\n\n"
+        "lm-eval is installed into an environment of its own first, 0.6 GB. Programs that the "
+        "model writes (HumanEval) run in a sandbox. Exits 3 if most answers have no text.",
+        "answers": "runbook.steps.measure.evaluate:evaluate",
+        "answer": "runbook.steps.measure.evaluate:Eval",
+        "workspace": True,
+        "takes": [
+            {
+                "name": "--task",
+                "required": True,
+                "help": "gsm8k, mmlu, humaneval, or a task file of lm-eval (YAML).",
+            },
+            {"name": "--limit", "type": int, "help": "Samples; of each subject. Default: all."},
+            {
+                "name": "--thinking/--no-thinking",
+                "default": False,
+                "help": "Let the model reason before it answers.",
+            },
+            {"name": "--max-tokens", "type": int, "help": "Of an answer, reasoning included."},
+            {"name": "--concurrency", "type": int, "default": 4, "help": "Questions at once."},
+        ],
+    },
+    "tune": {
+        "help": "Find the flags that serve a goal best, among the `choices` of BOOK's server, by "
+        "measuring them.\n\nEach is served by `run`; the best is written as a profile file "
+        "with its evidence, and served at the end. What was measured is kept: the same command "
+        "goes on after a kill, or with a larger budget.",
+        "answers": "runbook.steps.measure.tune:tune",
+        "answer": "runbook.steps.measure.tune:Tune",
+        "workspace": True,
+        "takes": [
+            {
+                "name": "--goal",
+                "default": "tokens-per-second",
+                "help": "What is to be best: tokens-per-second, ttft or tpot.",
+            },
+            {"name": "--concurrency", "type": int, "default": 1, "help": "Streams at once."},
+            {
+                "name": "--prompts",
+                "default": "prose",
+                "help": "The class of prompts: prose, code, or random (tokens).",
+            },
+            {"name": "--input-length", "type": int, "help": "Tokens of each prompt."},
+            {"name": "--output-length", "type": int, "default": 256, "help": "Tokens generated."},
+            {"name": "--repetitions", "type": int, "default": 3, "help": "Of each candidate."},
+            {
+                "name": "--requests",
+                "type": int,
+                "default": 4,
+                "help": "Of each stream in a repetition.",
+            },
+            {
+                "name": "--budget",
+                "type": float,
+                "default": 120.0,
+                "help": "Minutes after which no further candidate is begun.",
+            },
+        ],
     },
     "patches": {
         "help": "Show the patch series for a TARGET vLLM and the state of each patch.",

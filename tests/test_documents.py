@@ -34,7 +34,7 @@ WORDS = {
     "BOOK": "runbook.yaml", "STEP": "count", "S": "count", "STEP=DIGEST": "count", "SEQ": "0",
     "N": "2", "k=v": "url=corpus.txt", "key=value": "url=corpus.txt", "key": "url", "KEY": "url",
     "FILE": "failed.log", "CHECKPOINT": "checkpoint", "TARGET": "0.33.0", "VERB": "plan",
-    "SHELL": "bash",
+    "SHELL": "bash", "TASK": "gsm8k",
 }  # fmt: skip
 VALUES = {  # of options that take a value, where the text has none
     "--target": "0.33.0", "--series": "0.33.0", "--lock": "0.33.0", "--set": "url=corpus.txt",
@@ -47,6 +47,20 @@ CODES = {
     "client BOOK": 3,  # nothing is served there
     "run --unset key": 2,  # it has no default
     "new NAME": 2,  # asks of which model
+    # The book serves nothing.
+    **dict.fromkeys(
+        (
+            "bench",
+            "bench BOOK",
+            "bench BOOK --json",
+            "tune",
+            "tune BOOK",
+            "eval --task TASK",
+            "eval BOOK --task TASK",
+        ),
+        3,
+    ),
+    "eval BOOK --task gsm8k --limit 100": 3,
 }
 # What is only parsed, and why.
 PARSED = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,6 +54,7 @@ def facts(book: Mapping[str, Any], workspace: Workspace) -> dict[str, Any]:
         "provenance": [
             (name, *told) for name, r in records.items() if r for told in _provenance(r)
         ],
+        "by_hand": _by_hand(workspace),
         "inputs": book["inputs"],
     }
     redacted: dict[str, Any] = Redactor(book["secrets"]).data(told)
@@ -111,6 +113,15 @@ def _provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _by_hand(workspace: Workspace) -> list[dict[str, Any]]:
+    """What was measured by hand, as tables."""
+    module, _, function = importlib.import_module("runbook.steps").MEASURED.partition(":")
+    tables: list[dict[str, Any]] = getattr(importlib.import_module(module), function)(
+        workspace.root
+    )
+    return tables
 
 
 def _with_lanes(run: Mapping[str, Any]) -> dict[str, Any]:

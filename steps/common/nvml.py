@@ -53,7 +53,7 @@ def _asked(question: Callable[[Any], Fact]) -> Fact:
             os._exit(0)
     os.close(writing)
     try:
-        said = _read(reading, time.monotonic() + DEADLINE)
+        said = read_all(reading, time.monotonic() + DEADLINE)
     finally:
         os.close(reading)
         os.kill(child, signal.SIGKILL)
@@ -68,7 +68,7 @@ def _asked(question: Callable[[Any], Fact]) -> Fact:
     return found
 
 
-def _read(descriptor: int, end: float) -> bytes | None:
+def read_all(descriptor: int, end: float) -> bytes | None:
     """All that is written until the other side closes; None past the deadline."""
     said = b""
     while True:

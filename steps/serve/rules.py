@@ -194,13 +194,15 @@ def _with_profile(
         name, _ = profiles.chosen(given)
     except profiles.NoProfile:
         name = None  # refused by the inputs themselves
-    profile = told.get(name)
-    for key, value in (profile or {}).items():
-        if key in profiles.LAYERED:
-            values[key] = [*(values.get(key) or []), *value]
-        elif value is not None:
-            values[key] = value
-            missing.discard(key)
+    layers = [told.get(name) or {}]
+    if isinstance(file := given.get("profile_file"), str):
+        from runbook.steps.common.flags import profile_file
+
+        layers.append(profile_file.flags(file))
+    for layer in layers:
+        profiles.lay(values, layer)
+        fixed = {key for key, value in layer.items() if value is not None}
+        missing -= fixed - {*profiles.LAYERED}
     start = f"profiles.{name}."
     missing |= {path.removeprefix(start) for path in unknown if path.startswith(start)}
     return values, missing

@@ -58,16 +58,16 @@ def overlay(layers: list[dict[str, str]]) -> dict[str, str]:
 
 
 def effective(inputs: SimpleNamespace) -> SimpleNamespace:
-    """The inputs over the shared flags, and the chosen profile's over both."""
+    """The inputs over the shared flags, the chosen profile's over both, and those of
+    `profile_file` over all. Raises PreconditionNotMet if that is none."""
     values, _ = profiles.spread(vars(inputs))
-    if inputs.profile is None:
-        return SimpleNamespace(**values)
-    values["profile"], values["profile_reason"] = profiles.chosen(values)
-    for name, value in inputs.profiles[values["profile"]].items():
-        if name in profiles.LAYERED:
-            values[name] = values[name] + value
-        elif value is not None:
-            values[name] = value
+    if inputs.profile is not None:
+        values["profile"], values["profile_reason"] = profiles.chosen(values)
+        profiles.lay(values, inputs.profiles[values["profile"]])
+    if (file := values.get("profile_file")) is not None:
+        from runbook.steps.common.flags import profile_file
+
+        profiles.lay(values, profile_file.flags(file))
     return SimpleNamespace(**values)
 
 

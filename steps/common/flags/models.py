@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -111,11 +111,25 @@ class Figure(Strict):
     power_watts: int | None = Field(None, ge=1, description="Their power limit.")
 
 
+Choices = dict[str, Annotated[list[Any], Field(min_length=1)]]
+
+
 class Profile(Flags):
     """A named set of flags."""
 
     figures: list[Figure] = Field(
         default_factory=list, description="What it reaches, each with its provenance."
+    )
+    choices: Choices = Field(
+        default_factory=dict, description="What `runbook tune` tries with it, over the step's."
+    )
+
+
+class ProfileFile(Profile):
+    """A profile in a file of its own."""
+
+    evidence: dict[str, Any] = Field(
+        default_factory=dict, description="What was measured of it and of the others, where."
     )
 
 
@@ -139,6 +153,17 @@ class Served(Flags):
         default_factory=dict,
         description="Named sets of flags. What a profile gives goes over the flags beside it; its "
         "`env` and `extra_args` are added to them.",
+    )
+    profile_file: str | None = Field(
+        None,
+        description="Path of a profile in a file of its own, as `runbook tune` writes it: what it "
+        "gives goes over the profile's flags.",
+    )
+    choices: Choices = Field(
+        default_factory=dict,
+        description="What `runbook tune` tries: {flag: values}. A part of an object is named "
+        "`speculative_config.num_speculative_tokens`, a variable `env.NAME`; each value of "
+        "`extra_args` is a list of arguments.",
     )
 
     @model_validator(mode="after")

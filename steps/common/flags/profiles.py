@@ -70,12 +70,21 @@ def spread(
     return values, missing
 
 
+def lay(values: dict[str, Any], told: Mapping[str, Any]) -> None:
+    """Lay what a profile gives over the flags `values`."""
+    for name, value in told.items():
+        if name in LAYERED:
+            values[name] = [*(values.get(name) or ()), *value]
+        elif value is not None:
+            values[name] = value
+
+
 def described(name: str, told: Mapping[str, Any], default: bool) -> dict[str, Any]:
     """A profile as data: its flags, and its figures with where they come from."""
     flags = {
         key: value
         for key, value in told.items()
-        if value not in (None, [], {}) and key != "figures"
+        if value not in (None, [], {}) and key not in ("figures", "choices")
     }
     figures = [dict(figure) for figure in told.get("figures") or []]
     return {"name": name, "default": default, "flags": flags, "figures": figures}

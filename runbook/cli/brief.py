@@ -18,14 +18,14 @@ from runbook.planning.planner import UPSTREAM
 _STATUS = (
     "endpoint", "run.id", "run.started", "run.finished", "steps.uses", "steps.since",
     "steps.seconds", "steps.attempt", "steps.log", "steps.endpoint", "steps.progress.items",
-    "served.step", "served.request",
+    "served.step", "served.request", "served.at_boot",
 )  # fmt: skip
 LEFT_OUT: dict[str, tuple[str, ...]] = {
     "": ("schema", "workspace"),
     "plan": ("steps.uses", "steps.reasons.code", "steps.reasons.severity"),
     "check": ("steps.uses", "steps.work", "steps.reasons.code", "steps.reasons.severity"),
     "run": ("endpoint", "outputs", "steps.decision", "steps.reasons", "steps.exit_code",
-            "steps.seconds", "served.step", "served.request"),
+            "steps.seconds", "served.step", "served.request", "served.at_boot"),
     "status": _STATUS,
     "wait": (*_STATUS, "events.seq", "events.time", "events.attempt"),
     "logs": ("run", "attempt"),

@@ -101,7 +101,9 @@ def test_a_run_outlives_the_server(book):
         await ask(session, "run", book=str(book.book))
         with open(f"/proc/{os.getpid()}/task/{os.getpid()}/children") as file:
             for child in map(int, file.read().split()):
-                os.kill(child, signal.SIGKILL)
+                with open(f"/proc/{child}/cmdline") as command:
+                    if "\0mcp\0" in command.read():
+                        os.kill(child, signal.SIGKILL)
 
     with pytest.raises(BaseException):  # noqa: B017 (whatever the client makes of it)
         talk(book, conversation)

@@ -16,7 +16,7 @@ from typing import Any
 Shell = Callable[[str], tuple[int, str]]
 """Runs a command line; its exit code, and all that it printed."""
 COMMAND = re.compile(r"`(runbook [^`]+)`")
-FORM = "--json"
+FORM = "--brief"
 MOST_CALLS = 120
 PATIENCE = 4
 """How often in a row an agent meets the same failure before it gives up."""
@@ -66,11 +66,13 @@ class Agent:
         """Run a command: `run` in the background, as AGENTS.md says."""
         words = command.split()
         options = ["--detach"] if words[1] == "run" and "--detach" not in words else []
+        options += [] if FORM in words else [FORM]
+        line = " ".join([command, *options])
         begun = time.monotonic()
-        code, printed = self.shell(" ".join([command, *options, FORM]))
+        code, printed = self.shell(line)
         seconds = time.monotonic() - begun
         if not printed.strip():  # cut off in the middle, with all that ran
-            code, printed = self.shell(" ".join([command, *options, FORM]))
+            code, printed = self.shell(line)
         call = Call(command, code, len(printed.encode()), seconds, json.loads(printed))
         self.calls.append(call)
         if words[1] == "run":

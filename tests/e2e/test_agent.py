@@ -20,8 +20,8 @@ from tests.e2e.machine import LONGEST_CALL, Machine, Watch
 
 pytestmark = pytest.mark.e2e
 
-MOST_READ = 150_000
-"""Bytes of whole answers, in all."""
+MOST_READ = 30_000
+"""Bytes, in all."""
 FAILURES = (
     "busy port",
     "full disk",

@@ -46,6 +46,10 @@ EXCERPT = "runbook.steps.common.diagnoses:excerpt"
 # Given the folder of a workspace: what was measured in it, {title, about, rows} each, for a report.
 MEASURED = "runbook.steps.measure.report:measured"
 
+# Given a kind of step and its outputs, of which the process lives no more: how that ended, as the
+# error of an answer; None if nothing is known of it.
+ENDED = "runbook.steps.common.deaths:ended"
+
 # The verbs that steps add. `answers` is called with what the verb takes and the folder that
 # workspaces share; `answer` is the shape of the answer's body. A name with dashes is an option.
 # With `book` it takes a BOOK, and is given what is known of its steps: id, uses and with. With

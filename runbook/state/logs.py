@@ -84,6 +84,12 @@ def told(uses: str, text: str, facts: Mapping[str, Any]) -> tuple[Known | None, 
     return _hook("DIAGNOSE")(uses, text, facts), str(error) if error is not None else ""
 
 
+def ended(uses: str, outputs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How a service ended that a step's outputs tell of, as an error; None if nothing is known."""
+    found: dict[str, Any] | None = _hook("ENDED")(uses, outputs)
+    return found
+
+
 def errors(path: Path, known: Known | None) -> list[str]:
     """The lines that show the first error, with what came before it, and those of a known failure;
     of a log in which no error can be told from the rest, all that look like one, else the last

@@ -106,7 +106,9 @@ def _status_entry(
         process = outputs.get("process")
         service = Identity.load(process) if process is not None else None
         if service is not None and not service.alive():
-            entry["state"] = "stopped"
+            from runbook.state import logs  # what was served is found dead but rarely
+
+            entry.update(state="stopped", error=logs.ended(step["uses"], outputs))
     elif run_is == "running" and record is not None and record.state == "pending":
         entry.update(state="pending", since=record.since)
     return entry

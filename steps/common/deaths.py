@@ -8,7 +8,8 @@ a look at a dead service that was not replaced yet finds the same without writin
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,10 +18,10 @@ from typing import Any
 from runbook.files import read_json, write_json
 from runbook.process import boot_id
 from runbook.protocol import Reason
-from runbook.remedy import Remedy
+from runbook.remedy import Remedies, Remedy, dump
 from runbook.steps.common.service import Service
 
-FILE = "deaths.json"
+FILE, TOLD = "deaths.json", "death.json"
 KEPT = 20
 LOG_BYTES = 2**16
 LOG_LINES = 200
@@ -92,24 +93,65 @@ def clear(folder: Path) -> None:
 def describe(death: Death, count: int, kind: str) -> Reason:
     """A death in words: when, why, with lines of the log, and how often. `kind` is that of the
     step whose known failures the log may show."""
+    code, head, why, remedy = _told(death, count, kind)
+    return Reason(code, f"{head}: {why}" if why else head, remedy)
+
+
+def _told(death: Death, count: int, kind: str) -> tuple[str, str, str, Remedies]:
+    """Of a death its code, when and how often, why, and what mends it."""
     from runbook.steps.common.diagnoses import diagnose, root_error
 
     text = "\n".join(death.log)
-    remedy: str | Remedy = Remedy("run", text="{command} starts it again")
+    again = Remedy("run", text="{command} starts it again")
     if death.rebooted:
-        return Reason("machine_restarted", "the machine was restarted since", remedy)
+        return "machine_restarted", "the machine was restarted since", "", again
     before = f"; so did {count - 1} before it" if count > 1 else ""
     head = f"process {death.process['pid']} died at {death.at} or soon after{before}"
     finding = diagnose(kind, text)
     if finding is not None:
         why = f"{finding.diagnosis.cause} ({finding.line.strip()})"
-        remedy = finding.diagnosis.remedy
     else:
         error = root_error(text)
         shown = " / ".join(_shown(death.log))
         why = f"{error or 'its log says nothing of it'}; the log ends: {shown}"
-    words = "; ".join([f"{head}: {why}", *death.keeper])
-    return Reason(finding.diagnosis.id if finding else "server_dead", words, remedy)
+    code = finding.diagnosis.id if finding else "server_dead"
+    remedy = finding.diagnosis.remedy if finding else again
+    return code, head, "; ".join([why, *death.keeper]), remedy
+
+
+def ended(uses: str, outputs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How the service ended that a step of kind `uses` told of in its outputs, as the error of an
+    answer; None if nothing is known of it. What is read of a log is kept beside it, so that who
+    asks again is answered at once."""
+    if not isinstance(outputs.get("log"), str):
+        return None
+    folder = Path(outputs["log"]).parent
+    running, found = Service.load(folder), known(folder)
+    asked = {"process": outputs["process"], "recorded": len(found), "uses": uses}
+    kept = read_json(folder / TOLD)
+    if not isinstance(kept, dict) or kept.get("asked") != asked:
+        now = of(running) if running is not None else None
+        if now is not None and all(other.process != now.process for other in found):
+            found.append(now)
+        death = next((one for one in reversed(found) if one.process == outputs["process"]), None)
+        if death is None:
+            return None
+        code, head, why, remedy = _told(death, len(found), uses)
+        kept = {"asked": asked, "code": code, "head": head, "why": why, "remedy": dump(remedy)}
+        with suppress(OSError):  # a folder that only another may write: it is told anew each time
+            write_json(folder / TOLD, kept)
+    message = kept["head"]
+    if running is not None and running.alive():
+        message += f"; process {running.process.pid} was started in its place"
+    return {
+        "code": kept["code"],
+        "message": message,
+        "cause": kept["why"],
+        "remedy": kept["remedy"],
+        "retryable": True,
+        "where": "",
+        "log": outputs["log"],
+    }
 
 
 def _shown(lines: Sequence[str]) -> list[str]:

@@ -58,6 +58,7 @@ class Launch:
         finally:
             if grace is not None:
                 stop_left(self.ctx, self.here, grace)
+                self._leave_former()
         (self.here / FORMER).unlink(missing_ok=True)
         self.ctx.log(f"serving {self.inputs.served_model_name} on port {self.inputs.port}")
 
@@ -152,6 +153,20 @@ class Launch:
             (self.here / FORMER).unlink(missing_ok=True)
         running.mark_ready(former["found"])
         failure.message += "; the server that served before serves again"
+
+    def _leave_former(self) -> None:
+        """The switch was cancelled: start the server that served before, and wait no more. Who
+        runs the step next waits for it, or tries the other again with the same way back."""
+        former = read_json(self.here / FORMER)
+        if former is None or not self.inputs.rollback:
+            return
+        try:
+            keeper_of(former["spec"]).start(self.here, former["spec"])
+        except StepFailure as failure:
+            told = f"could not be started again: {failure.message}"
+        else:
+            told = "starts again"
+        self.ctx.notice(f"the switch was cancelled; the server that served before {told}")
 
     def _asked_again(self, how: dict[str, Any]) -> SimpleNamespace:
         """The inputs by which a server that was ready before is asked whether it is again."""

@@ -144,8 +144,8 @@ class Inputs(Served):
     )
     rollback: bool = Field(
         True,
-        description="If a server with other settings does not become ready, start the one again "
-        "that served before.",
+        description="If a server with other settings does not become ready, or its start is "
+        "cancelled, start the one again that served before.",
     )
     stop_grace: float = Field(
         30, ge=0, description="Seconds from SIGINT until the server is killed."

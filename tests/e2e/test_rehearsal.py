@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
@@ -18,6 +19,13 @@ STEPS = ["preflight", "toolkit", "build", "publish", "weights", "mtp", "serve", 
 ANSWER = "The rehearsal model says pong: one two three four five six seven eight nine ten."
 # Of the random kills; 50 take about ten minutes on two cores.
 KILLS = int(os.environ.get("RUNBOOK_TEST_KILLS", "8"))
+
+
+def until(happens, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def decisions(answer) -> dict[str, str]:
@@ -100,8 +108,9 @@ def test_a_dead_server_is_seen_and_started_again(rehearsal):
     assert "died at 20" in checked["reasons"][0]["message"]
     kill(rehearsal.service("publish").pid)
     time.sleep(1)
-    states = {step["id"]: step["state"] for step in rehearsal.json("status")["steps"]}
-    assert (states["serve"], states["publish"]) == ("stopped", "stopped")
+    entries = {step["id"]: step for step in rehearsal.json("status")["steps"]}
+    assert (entries["serve"]["state"], entries["publish"]["state"]) == ("stopped", "stopped")
+    assert "died at 20" in entries["serve"]["error"]["message"]
     rehearsal.json("plan", "--exit-code", code=4)
     rehearsal.json("run")
     assert "the server is started again" in str(rehearsal.events("attempt."))
@@ -130,6 +139,41 @@ def test_a_switch_that_cannot_start_gives_the_former_server_back(rehearsal, monk
     assert rehearsal.ask("ping") == ANSWER
     monkeypatch.setattr(rehearsal, "book", shipped)
     rehearsal.json("run", "--adopt-workspace")
+
+
+def test_a_supervisor_that_dies_while_it_serves_harms_no_server(rehearsal):
+    rehearsal.json("run")
+    served = rehearsal.service("serve")
+    process = rehearsal.start("run", "--force", "smoke", "--json")
+    until(lambda: [e["step"] for e in rehearsal.events("attempt.started")] == ["smoke"])
+    process.kill()
+    process.communicate()
+    rehearsal.json("wait", code=None)
+    assert rehearsal.ask("ping") == ANSWER
+    answer = rehearsal.json("run")
+    assert decisions(answer)["serve"] == "skip"
+    assert rehearsal.service("serve") == served
+
+
+def test_a_cancelled_switch_gives_the_former_server_back(rehearsal, monkeypatch):
+    rehearsal.json("run")
+    text = (files("runbook.books") / "rehearsal.yaml").read_text()
+    book = rehearsal.home / "rehearsal.yaml"
+    book.write_text(text.replace("max_model_len: 4096", "max_model_len: 3072"))
+    shipped = rehearsal.book
+    monkeypatch.setattr(rehearsal, "book", book)
+    process = rehearsal.start("run", "--adopt-workspace", "--json")
+    before = rehearsal.service("serve")
+    record = rehearsal.workspace / "serve" / "state.json"
+    until(lambda: record.exists() and json.loads(record.read_text())["process"] != before.dump())
+    rehearsal.json("cancel")
+    process.communicate()
+    assert "the server that served before starts again" in str(rehearsal.events("attempt."))
+    monkeypatch.setattr(rehearsal, "book", shipped)
+    begun = json.loads(record.read_text())["process"]
+    rehearsal.json("run", "--adopt-workspace")
+    assert rehearsal.service("serve").dump() == begun, "it was waited for"
+    assert rehearsal.ask("ping") == ANSWER
 
 
 def test_destroy_leaves_nothing_running(rehearsal):

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from runbook.protocol import PreconditionNotMet, StepFailure
+from runbook.protocol import Cancelled, PreconditionNotMet, StepFailure
 from runbook.steps.common import deaths
 from runbook.steps.common.flags.command import effective
 from runbook.steps.serve.api import Api, Unanswered
 from runbook.steps.serve.launch import Launch
 from runbook.steps.serve.models import Inputs
+from runbook.steps.serve.readiness import Startup
 from tests.steps.serve.conftest import READY
 
 pytestmark = pytest.mark.harness
@@ -91,6 +92,39 @@ class TestRollBack:
             step.apply(ctx)
         assert "serves again" in caught.value.message
         assert step.check(bench.context()).ok
+
+    def test_a_switch_that_is_cancelled_starts_the_one_of_before(
+        self, bench, step, served, monkeypatch
+    ):
+        def cancelled(self):
+            raise Cancelled
+
+        bench.behave(log=READY)
+        ctx = bench.context(max_model_len=8192)
+        said = []
+        ctx.on_notice = said.append
+        with monkeypatch.context() as patched, pytest.raises(Cancelled):
+            patched.setattr(Startup, "wait", cancelled)
+            step.apply(ctx)
+        assert said == ["the switch was cancelled; the server that served before starts again"]
+        assert bench.service.alive() and bench.service.spec["argv"] == served.spec["argv"]
+        assert codes(step.check(bench.context())) == ["server_starting"]
+        process = bench.service.process
+        step.apply(bench.context())
+        assert bench.service.process == process, "it was waited for"
+        assert step.check(bench.context()).ok
+        assert not (bench.workspace / "serve" / "former.json").exists()
+
+    def test_the_way_back_outlives_a_cancelled_switch(self, bench, step, served, monkeypatch):
+        def cancelled(self):
+            raise Cancelled
+
+        with monkeypatch.context() as patched, pytest.raises(Cancelled):
+            patched.setattr(Startup, "wait", cancelled)
+            step.apply(bench.context(max_model_len=8192))
+        with pytest.raises(StepFailure) as caught:
+            step.apply(bench.context(max_model_len=8192))
+        assert "the server that served before serves again" in caught.value.message
 
     def test_a_switch_that_works_leaves_nothing_to_go_back_to(self, bench, step):
         step.apply(bench.context())
@@ -171,6 +205,41 @@ class TestDeath:
             "Main process exited, code=killed, status=9/KILL"
         ]
         assert deaths._journal(["/nonexistent"]) == []
+
+
+class TestEnded:
+    def test_status_tells_a_death_and_reads_it_the_next_time(self, bench, step, monkeypatch):
+        bench.behave(log=READY)
+        step.apply(bench.context())
+        outputs = step.check(bench.context()).outputs
+        assert deaths.ended("serve", outputs) is None, "it lives"
+        with bench.service.log.open("a") as log:
+            log.write(LOST + "\n")
+        process = kill(bench)
+        told = deaths.ended("serve", outputs)
+        assert told["code"] == "int4_experts_unsupported"
+        assert f"process {process.pid} died at 20" in told["message"]
+        assert LOST in told["cause"]
+        monkeypatch.setattr(deaths, "of", None)
+        assert deaths.ended("serve", outputs) == told
+        monkeypatch.undo()
+        bench.behave(log=READY)
+        step.apply(bench.context())
+        told = deaths.ended("serve", outputs)
+        assert f"process {bench.service.process.pid} was started in its place" in told["message"]
+
+    def test_how_often_is_told(self, bench, step):
+        for _ in range(2):
+            step.apply(bench.context())
+            outputs = step.check(bench.context()).outputs
+            kill(bench)
+        assert "so did 1 before it" in deaths.ended("serve", outputs)["message"]
+
+    def test_what_is_no_server_of_ours_is_not_told(self, bench, step, tmp_path):
+        process = {"pid": 1, "start_time": 1, "boot_id": "x"}
+        assert deaths.ended("serve", {"process": process}) is None
+        nowhere = {"process": process, "log": str(tmp_path / "no" / "server.log")}
+        assert deaths.ended("serve", nowhere) is None
 
 
 class TestForced:

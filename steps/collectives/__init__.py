@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 RECORD = "collectives/found.json"
 VARIANT_SECONDS = 25.0
 """What one variant takes, most of it imports."""
+PATIENCE = 3.0
+"""FlashInfer compiles its PCIe all-reduce, and tunes it for each size."""
 WITH_MULTICAST = ("10",)
 """Compute capabilities, by major, on which vLLM's custom all-reduce may use NVLink multicast."""
 
@@ -32,7 +34,7 @@ class Collectives:
     def check(self, ctx: Context) -> Check:
         if (why := _nothing_to_probe(ctx)) is not None:
             return Check.satisfied(
-                {"env": {}, "fastest": None, "custom_all_reduce": None, "table": []},
+                {"env": {}, "fastest": None, **dict.fromkeys(VERDICTS.values()), "table": []},
                 Reason("not_probed", why, "", "info"),
             )
         record = read_json(ctx.workspace / RECORD)
@@ -46,18 +48,17 @@ class Collectives:
         if _nothing_to_probe(ctx) is not None:
             return
         results = _probe(ctx)
-        right = [result for result in results if result.verdict == "right"]
-        own = [result for result in right if result.variant != CUSTOM]
-        if not own:
+        usable = _usable(results)
+        if not usable:
             raise _broken(results)
-        fastest = min(own, key=lambda result: _latency(result, ctx.inputs.decisive))
+        fastest = min(usable, key=lambda result: _latency(result, ctx.inputs.decisive))
         chosen = next(v for v in _variants(ctx) if v.name == fastest.variant)
         ctx.log(f"the fastest that is right: {fastest.variant}")
-        custom = next((r.verdict for r in results if r.variant == CUSTOM), None)
+        verdicts = {result.variant: result.verdict for result in results}
         outputs = {
-            "env": dict(chosen.env),
+            "env": {**chosen.env, **OPTED.get(fastest.variant, {})},
             "fastest": fastest.variant,
-            "custom_all_reduce": custom,
+            **{name: verdicts.get(variant) for variant, name in VERDICTS.items()},
             "table": [result.dump() for result in results],
         }
         record = ctx.workspace / RECORD
@@ -71,7 +72,22 @@ class Collectives:
             record.parent.rmdir()
 
 
+WITH_PEERS, WITHOUT_PEERS = "NCCL with peer access", "NCCL without peer access"
 CUSTOM = "vLLM's custom all-reduce"
+PCIE_IPC = "FlashInfer's PCIe all-reduce"
+VERDICTS = {CUSTOM: "custom_all_reduce", PCIE_IPC: "pcie_ipc_all_reduce"}
+OPTED = {PCIE_IPC: {"VLLM_ALLREDUCE_USE_FLASHINFER_PCIE_IPC": "1"}}
+"""The environment of the server that takes it; the probe asks vLLM's class itself."""
+PCIE_IPC_RANKS = (2, 4, 8)
+
+
+def _usable(results: list[Result]) -> list[Result]:
+    """What a server may be given: right, and by environment alone. FlashInfer's all-reduce leaves
+    what is too large for it to NCCL with peer access, which then must be right too."""
+    right = {result.variant for result in results if result.verdict == "right"} - {CUSTOM}
+    if WITH_PEERS not in right:
+        right -= {PCIE_IPC}
+    return [result for result in results if result.variant in right]
 
 
 def _nothing_to_probe(ctx: Context) -> str | None:
@@ -105,17 +121,21 @@ def _variants(ctx: Context) -> list[Variant]:
     if ctx.inputs.backend == "gloo":
         return [Variant("gloo", {})]
     found = [
-        Variant("NCCL with peer access", {"NCCL_P2P_DISABLE": "0"}),
-        Variant("NCCL without peer access", {"NCCL_P2P_DISABLE": "1"}),
+        Variant(WITH_PEERS, {"NCCL_P2P_DISABLE": "0"}),
+        Variant(WITHOUT_PEERS, {"NCCL_P2P_DISABLE": "1"}),
     ]
     majors = {str(gpu["architecture"]).partition(".")[0] for gpu in ctx.facts["gpus"]}
     if not majors & set(WITH_MULTICAST):
         found.append(Variant(CUSTOM, {"NCCL_P2P_DISABLE": "0"}, "custom"))
+    over_pcie = ctx.facts["gpu_links"] and not any(k["nvlinks"] for k in ctx.facts["gpu_links"])
+    if over_pcie and ctx.inputs.ranks in PCIE_IPC_RANKS:
+        found.append(Variant(PCIE_IPC, {"NCCL_P2P_DISABLE": "0"}, "pcie_ipc", PATIENCE))
     return found
 
 
 def _probe(ctx: Context) -> list[Result]:
     from runbook.steps.collectives.ranks import run
+    from runbook.steps.common import jit
 
     given, results = ctx.inputs, []
     variants = _variants(ctx)
@@ -126,7 +146,8 @@ def _probe(ctx: Context) -> list[Result]:
             python=given.python,
             world=given.ranks,
             backend=given.backend,
-            env=_environment(given),
+            env=jit.environment(ctx, given.build) | _environment(given),
+            path=given.path,
             sizes=given.sizes,
             deadline=given.deadline,
             alive=partial(ctx.progress, number, len(variants), "variants", variant.name),

@@ -18,6 +18,10 @@ class Inputs(BaseModel):
     env: list[dict[str, str]] = Field(
         default_factory=list, description="Environment of the server, in layers, without paths."
     )
+    path: list[str] = Field(
+        default_factory=list,
+        description="Folders put before PATH: what is compiled at run time needs nvcc.",
+    )
     sizes: list[int] = Field(
         default_factory=lambda: [4096, 65536, 1 << 20, 32 << 20],
         min_length=1,
@@ -37,6 +41,9 @@ class Outputs(BaseModel):
     fastest: str | None = Field(description="Its name; null if nothing was to be probed.")
     custom_all_reduce: str | None = Field(
         description="The verdict on vLLM's custom all-reduce; null if it was not probed."
+    )
+    pcie_ipc_all_reduce: str | None = Field(
+        None, description="That on FlashInfer's all-reduce over PCIe."
     )
     table: list[dict[str, Any]] = Field(
         description="Each variant with its verdict, and of each size seconds and GB/s."

@@ -1,7 +1,8 @@
 """One rank of a probe: all-reduces of several sizes, values compared, latency and bandwidth.
 
 Run by the Python of the environment that will serve, one process a rank, of which this file is
-all that it is given: it needs torch, and vLLM for the method `custom`. It prints one JSON object.
+all that it is given: it needs torch, and vLLM for the methods `custom` and `pcie_ipc`. It prints
+one JSON object.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ WARM_UP, ROUNDS = 3, 20
 ELEMENT = 2
 """Bytes of a bfloat16, in which small whole numbers are exact."""
 PERIOD = 7
+HIDDEN, MOST_ROWS = 4096, 64
+"""Of what FlashInfer's PCIe all-reduce is prepared for: columns, and rows of a decode step."""
 
 
 def arguments() -> argparse.Namespace:
@@ -26,7 +29,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--world", type=int, required=True)
     parser.add_argument("--meeting", required=True, help="a file that all ranks can write")
     parser.add_argument("--backend", choices=("nccl", "gloo"), required=True)
-    parser.add_argument("--method", choices=("backend", "custom"), default="backend")
+    parser.add_argument("--method", choices=("backend", "custom", "pcie_ipc"), default="backend")
     parser.add_argument("--sizes", type=int, nargs="+", required=True, help="bytes")
     parser.add_argument("--seconds", type=float, required=True, help="limit of one collective")
     return parser.parse_args()
@@ -52,6 +55,11 @@ def probe(given: argparse.Namespace) -> dict[str, Any]:
         found = _custom(dist, device)
         if found is None:
             return {"unavailable": "vLLM does not offer its custom all-reduce on these GPUs"}
+        reduce = found
+    if given.method == "pcie_ipc":
+        found = _pcie_ipc(torch, dist, device, given)
+        if found is None:
+            return {"unavailable": "this build has no PCIe all-reduce for these GPUs"}
         reduce = found
     sizes = [_measure(torch, dist, reduce, device, size, given) for size in given.sizes]
     dist.destroy_process_group()
@@ -80,6 +88,42 @@ def _custom(dist: Any, device: Any) -> Callable[[Any], Any] | None:
             dist.all_reduce(tensor)
             return tensor
         return result
+
+    return reduce
+
+
+def _pcie_ipc(torch: Any, dist: Any, device: Any, given: Any) -> Callable[[Any], Any] | None:
+    """FlashInfer's all-reduce over PCIe, through vLLM's wrapper of it, prepared as vLLM does before
+    it captures graphs; None where the build or these GPUs have it not. Its ranks wait for each
+    other without a limit of their own."""
+    from pathlib import Path
+
+    from vllm.distributed.device_communicators.flashinfer_pcie_ipc_all_reduce import (
+        FlashInferPcieIpcAllReduce,
+    )
+
+    pcie = FlashInferPcieIpcAllReduce(
+        group=dist.group.WORLD, tune_group=dist.new_group(backend="gloo"), device=device
+    )
+    if pcie.disabled:
+        return None
+    rows = sorted(
+        {size // ELEMENT // HIDDEN for size in given.sizes if size % (ELEMENT * HIDDEN) == 0}
+    )
+    pcie.setup(
+        hidden_dim=HIDDEN,
+        dtype=torch.bfloat16,
+        capture_sizes=[count for count in rows if count <= MOST_ROWS] or [1],
+        tune_cache=Path(given.meeting).with_name("tuned.json"),
+    )
+
+    def reduce(tensor: Any) -> Any:
+        if tensor.numel() % HIDDEN == 0:
+            as_rows = tensor.view(-1, HIDDEN)
+            if len(as_rows) <= MOST_ROWS and pcie.should_use(as_rows):
+                return pcie.all_reduce(as_rows).view(-1)
+        dist.all_reduce(tensor)  # as in vLLM: what it does not take goes to NCCL
+        return tensor
 
     return reduce
 

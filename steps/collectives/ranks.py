@@ -30,7 +30,9 @@ class Variant:
 
     name: str
     env: Mapping[str, str]
-    method: Literal["backend", "custom"] = "backend"
+    method: Literal["backend", "custom", "pcie_ipc"] = "backend"
+    patience: float = 1.0
+    """How many times the deadline of the others it may take: one that is compiled and tuned."""
 
 
 @dataclass
@@ -55,10 +57,14 @@ def run(
     env: Mapping[str, str],
     sizes: Sequence[int],
     deadline: float,
+    path: Sequence[str] = (),
     alive: Callable[[], None] = lambda: None,
 ) -> Result:
     """The variant's ranks from start to end, `deadline` seconds at most; nothing of them is left.
     `alive` is called while they run."""
+    deadline *= variant.patience
+    folders = [*path, str(Path(python).parent), os.environ.get("PATH", os.defpath)]
+    env = {**env, "PATH": os.pathsep.join(folders)}
     with tempfile.TemporaryDirectory() as scratch:
         ranks = _start(variant, python, world, backend, env, sizes, deadline, Path(scratch))
         try:

@@ -7,7 +7,8 @@ import time
 
 words = sys.argv[2:]
 given = dict(zip(words[::2], words[1::2], strict=False))
-key = "custom" if given["--method"] == "custom" else f"p2p {os.environ.get('NCCL_P2P_DISABLE')}"
+method = given["--method"]
+key = method if method != "backend" else f"p2p {os.environ.get('NCCL_P2P_DISABLE')}"
 mode = json.loads(os.environ["STAND_IN"])[key]
 rank = int(given["--rank"])
 with open(os.environ["DIARY"], "a") as diary:

@@ -13,7 +13,7 @@ import pytest
 
 from runbook.planning.context import console
 from runbook.protocol import StepFailure
-from runbook.steps.collectives import CUSTOM, Collectives
+from runbook.steps.collectives import CUSTOM, PCIE_IPC, Collectives
 from runbook.steps.collectives.models import Inputs, Outputs
 
 pytestmark = pytest.mark.harness
@@ -35,8 +35,8 @@ def bench(tmp_path, monkeypatch):
     (tmp_path / "diary").write_text("")
     bench = SimpleNamespace(gpus=GPUS, links=LINKS)
 
-    def behave(with_peer="right", without="right", custom="right"):
-        modes = {"p2p 0": with_peer, "p2p 1": without, "custom": custom}
+    def behave(with_peer="right", without="right", custom="right", pcie_ipc="absent"):
+        modes = {"p2p 0": with_peer, "p2p 1": without, "custom": custom, "pcie_ipc": pcie_ipc}
         monkeypatch.setenv("STAND_IN", json.dumps(modes))
 
     def context(**inputs):
@@ -62,7 +62,7 @@ def test_the_fastest_that_is_right_is_given_to_the_server(bench):
     ctx = bench.context(env=[{"FROM_BOOK": "yes"}, {"NCCL_NVLS_ENABLE": "1"}])
     before = STEP.check(ctx)
     assert [reason.code for reason in before.reasons] == ["not_probed"]
-    assert before.work.seconds == 75
+    assert before.work.seconds == 100
     STEP.apply(ctx)
     after = STEP.check(ctx)
     assert after.ok and after.reasons == ()
@@ -93,7 +93,8 @@ def test_what_does_not_work_is_never_used_and_says_so(bench, mode, verdict, says
     check = STEP.check(ctx)
     assert check.ok
     assert check.outputs["env"] == {"NCCL_P2P_DISABLE": "1"}
-    assert verdicts(check.outputs) == {WITH: verdict, WITHOUT: "right", CUSTOM: verdict}
+    found = {WITH: verdict, WITHOUT: "right", CUSTOM: verdict, PCIE_IPC: "unavailable"}
+    assert verdicts(check.outputs) == found
     assert [reason.severity for reason in check.reasons] == ["warning", "warning"]
     assert says in check.reasons[0].message
 
@@ -153,6 +154,36 @@ def test_what_vllm_does_not_offer_is_no_fault(bench):
     STEP.apply(bench.context())
     check = STEP.check(bench.context())
     assert check.reasons == () and check.outputs["custom_all_reduce"] == "unavailable"
+
+
+OVER_PCIE = "VLLM_ALLREDUCE_USE_FLASHINFER_PCIE_IPC"
+
+
+@pytest.mark.parametrize(
+    ("with_peer", "pcie_ipc", "env"),
+    [
+        ("right 2", "right 3", {"NCCL_P2P_DISABLE": "0", OVER_PCIE: "1"}),
+        ("right 2", "right 1", {"NCCL_P2P_DISABLE": "0"}),
+        ("right 2", "wrong 3", {"NCCL_P2P_DISABLE": "0"}),
+        ("right 2", "crashes", {"NCCL_P2P_DISABLE": "0"}),
+        ("crashes", "right 3", {"NCCL_P2P_DISABLE": "1"}),
+    ],
+)
+def test_flashinfers_over_pcie_is_given_where_it_is_right_and_fastest(
+    bench, with_peer, pcie_ipc, env
+):
+    bench.behave(with_peer=with_peer, pcie_ipc=pcie_ipc)
+    STEP.apply(bench.context())
+    outputs = Outputs.model_validate(STEP.check(bench.context()).outputs)
+    assert outputs.env == env
+    assert outputs.pcie_ipc_all_reduce == {"crashes": "failed"}.get(pcie_ipc, pcie_ipc.split()[0])
+
+
+def test_flashinfers_over_pcie_is_not_tried_over_nvlink(bench):
+    bench.links = [{**link, "nvlinks": 18} for link in LINKS]
+    STEP.apply(bench.context())
+    assert not any(line.startswith("pcie_ipc") for line in bench.diary())
+    assert STEP.check(bench.context()).outputs["pcie_ipc_all_reduce"] is None
 
 
 def test_vllms_own_is_not_tried_where_it_may_use_multicast(bench):

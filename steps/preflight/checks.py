@@ -29,6 +29,8 @@ CHECKS: dict[str, CheckFunction] = {
     "gpu_idle": gpus.gpu_idle,
     "topology": gpus.topology,
     "iommu": gpus.iommu,
+    "acs": gpus.acs,
+    "gpu_xid": gpu_state.xid,
     "surroundings": host.surroundings,
     "lingering": host.lingering,
     "disk": host.disk,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ from runbook.protocol import Reason
 from runbook.steps.preflight.gpus import suitable
 from runbook.steps.preflight.machine import Machine
 from runbook.steps.preflight.measures import version
+from runbook.units import duration
 
 
 def lost(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
@@ -50,6 +52,40 @@ def unbound(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
     yield Reason(
         "gpu_unbound", f"the driver has no GPU, though {', '.join(cards)} is there: {cause}", remedy
     )
+
+
+def xid(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
+    """The driver told of no fault of the chosen GPUs since the machine was started."""
+    chosen = {
+        gpu["bus"][-12:].lower().partition(".")[0]: gpu["index"] for gpu in _chosen(machine, want)
+    }
+    if not chosen:
+        return
+    met: dict[tuple[int, int], list[Any]] = {}
+    for error in machine.xids():
+        if error.bus in chosen and error.number in _known_xids():
+            met.setdefault((chosen[error.bus], error.number), []).append(error)
+    for (index, number), errors in met.items():
+        known, last = _known_xids()[number], errors[-1]
+        times = f"{len(errors)} times, last " if len(errors) > 1 else ""
+        yield Reason(
+            "gpu_xid",
+            f"the driver told of GPU {index}: {known['means']} (Xid {number}), {times}"
+            f"{duration(last.ago)} ago" + (f": {last.told}" if last.told else ""),
+            known["mends"],
+            "warning",
+        )
+
+
+@lru_cache(maxsize=1)
+def _known_xids() -> dict[int, dict[str, str]]:
+    from importlib import resources
+
+    import yaml
+
+    text = (resources.files("runbook.steps.preflight") / "xids.yaml").read_text()
+    found: dict[int, dict[str, str]] = yaml.safe_load(text)
+    return found
 
 
 def mig(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:

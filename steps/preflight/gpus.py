@@ -144,6 +144,24 @@ def iommu(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
         )
 
 
+def acs(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
+    """No bridge sends what the GPUs tell each other over PCIe up to the host first."""
+    links = chosen_links(machine, want)
+    if not links or all(link["nvlinks"] for link in links):
+        return
+    chosen = suitable(machine, want)[: want.gpus]
+    bridges = {name for gpu in chosen for name in machine.redirecting_bridges(gpu["bus"])}
+    if bridges:
+        yield Reason(
+            "acs_redirects",
+            f"ACS of {', '.join(sorted(bridges))} sends what the GPUs tell each other through the "
+            "host: peer access is slow there, or hangs",
+            "switch ACS off in the firmware; until the next restart, as root, "
+            f"`setpci -s {min(bridges)} ECAP_ACS+6.w=0` does, and so for each",
+            "warning",
+        )
+
+
 def chosen_links(machine: Machine, want: SimpleNamespace) -> list[dict[str, Any]]:
     """The links between the GPUs that will be used."""
     chosen = {gpu["index"] for gpu in suitable(machine, want)[: want.gpus]}

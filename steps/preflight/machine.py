@@ -6,16 +6,25 @@ import os
 import sys
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runbook.process import session_members
 from runbook.steps.common import facts
 from runbook.steps.common.service import Service
 
+if TYPE_CHECKING:
+    from runbook.steps.preflight.kernel_log import Xid
+
 PCI_DEVICES = Path("/sys/bus/pci/devices")
 SCANNED_ENTRIES = 20_000
 LOGIND = Path("/etc/systemd/logind.conf")
 LINGER = Path("/var/lib/systemd/linger")
+
+
+def _device(bus: str) -> Path:
+    """The device of sysfs; NVML writes the domain with eight digits, the kernel with four."""
+    domain, _, rest = bus.lower().partition(":")
+    return PCI_DEVICES / f"{domain[-4:]}:{rest}"
 
 
 class Machine:
@@ -101,12 +110,23 @@ class Machine:
         """Whether the device's IOMMU group remaps addresses (type `DMA...`) and does not pass
         them through (`identity`, as with iommu=pt); see the kernel's
         Documentation/ABI/testing/sysfs-kernel-iommu_groups. `bus` is as NVML writes it."""
-        domain, _, rest = bus.lower().partition(":")
-        kind = PCI_DEVICES / f"{domain[-4:]}:{rest}" / "iommu_group" / "type"
+        kind = _device(bus) / "iommu_group" / "type"
         try:
             return kind.read_text().startswith("DMA")
         except OSError:
             return False  # no IOMMU, or not for this device
+
+    def redirecting_bridges(self, bus: str) -> list[str]:
+        """The bridges above the device that send peers' requests through the host, by address."""
+        from runbook.steps.preflight.bridges import redirecting
+
+        return redirecting(_device(bus))
+
+    def xids(self) -> list[Xid]:
+        """The errors of GPUs that the driver told of since the machine was started."""
+        from runbook.steps.preflight.kernel_log import xids
+
+        return xids()
 
     def limit(self, kind: str) -> int | None:
         """The hard limit `nofile` or `memlock` of this process; None means unlimited. A service

@@ -16,6 +16,7 @@ import yaml
 from runbook.steps.preflight import environment, share
 from runbook.steps.preflight.checks import CHECKS, THOROUGH, examine
 from runbook.steps.preflight.hardware import fitted
+from runbook.steps.preflight.kernel_log import Xid, xids
 from runbook.steps.preflight.machine import Machine
 from runbook.steps.preflight.measures import version
 from runbook.steps.preflight.models import Inputs
@@ -44,6 +45,8 @@ class Described:
             return lambda: parts[name]
         if name in ("wsl", "container", "secure_boot", "logout_kills", "module_flavour"):
             return lambda: parts[name]
+        if name == "xids":
+            return lambda: [Xid(*told) for told in parts["xids"]]
         if name == "nvidia_cards":
             return lambda: parts["cards"]
         if name == "module_loaded":
@@ -65,6 +68,18 @@ class Described:
 
     def iommu_translates(self, bus):
         return bus in self.iommu
+
+    def redirecting_bridges(self, bus):
+        return self.bridges.get(bus, [])
+
+
+def configuration(control: int) -> bytes:
+    """A bridge's 4 KiB: another extended capability, then ACS with this control register."""
+    data = bytearray(4096)
+    data[0x100:0x104] = (0x0001 | 1 << 16 | 0x140 << 20).to_bytes(4, "little")
+    data[0x140:0x144] = (0x000D | 1 << 16).to_bytes(4, "little")
+    data[0x146:0x148] = control.to_bytes(2, "little")
+    return bytes(data)
 
 
 def described(changes, folder):
@@ -199,6 +214,36 @@ class TestThisMachine:
         assert said is not None
         assert str(os.getpid()) in said
         assert Machine(tmp_path, "serve").port_holder("127.0.0.1", port) is None
+
+    def test_acs(self, tmp_path, monkeypatch):
+        """A root port that redirects, a switch's port that does not, and the GPU below both; what
+        only root may read is missing in the last."""
+        monkeypatch.setattr("runbook.steps.preflight.machine.PCI_DEVICES", tmp_path / "bus")
+        root = tmp_path / "pci0000:10" / "0000:10:01.0"
+        port = root / "0000:11:00.0"
+        card = port / "0000:12:00.0"
+        card.mkdir(parents=True)
+        (root / "config").write_bytes(configuration(0x1D))
+        (port / "config").write_bytes(configuration(0x01))
+        (card / "config").write_bytes(bytes(64))
+        (tmp_path / "bus").mkdir()
+        (tmp_path / "bus" / card.name).symlink_to(card)
+        machine = Machine(tmp_path, "serve")
+        assert machine.redirecting_bridges("00000000:12:00.0") == [root.name]
+        (root / "config").write_bytes(configuration(0x1D)[:64])
+        assert machine.redirecting_bridges("00000000:12:00.0") == []
+        assert machine.redirecting_bridges("00000000:13:00.0") == []
+
+    def test_xids(self, tmp_path):
+        found = xids(Path(__file__).with_name("kmsg.txt"))
+        assert [(one.bus, one.number) for one in found] == [
+            ("0000:21:00", 31),
+            ("0000:21:00", 79),
+            ("0000:21:00", 154),
+            ("0000:4b:00", 119),
+        ]
+        assert found[1].told == "pid='<unknown>', name=<unknown>, GPU has fallen off the bus."
+        assert xids(tmp_path / "none") == []
 
     def test_iommu(self, tmp_path, monkeypatch):
         monkeypatch.setattr("runbook.steps.preflight.machine.PCI_DEVICES", tmp_path)

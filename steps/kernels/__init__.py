@@ -55,8 +55,9 @@ class Kernels:
         _stop_left(ctx)
         record: dict[str, Any] = {"identity": _identity(ctx)}
         try:
+            fetched = _precompiled(ctx)
             model = _checkpoint(ctx)
-            record["outputs"] = _start(ctx, effective(ctx.inputs), model)
+            record["outputs"] = _start(ctx, effective(ctx.inputs), model) | fetched
         except StepFailure as failure:
             # The server itself may yet start: its weights are mended, and its answers are real.
             ctx.notice(f"kernels are left to the server's first start: {failure.message}")
@@ -110,6 +111,14 @@ def _hindrance(ctx: Context) -> str | None:
             used = size(load["used"])
             return f"GPU {load['index']} is busy ({used} in use); the first start compiles"
     return None
+
+
+def _precompiled(ctx: Context) -> dict[str, Json]:
+    if not ctx.inputs.precompiled:
+        return {}
+    from runbook.steps.kernels.precompiled import fetch
+
+    return {"precompiled": dict(fetch(ctx, Path(ctx.inputs.vllm)))}
 
 
 def _checkpoint(ctx: Context) -> Path:

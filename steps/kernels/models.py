@@ -21,6 +21,11 @@ class Inputs(Served):
     )
     port: int = Field(8010, ge=1, le=65535, description="Port of the server while it compiles.")
     path: list[str] = Field(default_factory=list, description="Folders put before PATH.")
+    precompiled: bool = Field(
+        False,
+        description="Whether `vllm download-kernels` installs FlashInfer's precompiled kernels "
+        "first, from FlashInfer's own index, which no lock pins; what came is recorded by digest.",
+    )
     start_timeout: float = Field(3600, gt=0, description="Seconds until it answers, at most.")
     gpu_used_mib: int = Field(
         2000, ge=0, description="Memory of a GPU in use above which it counts as busy."
@@ -38,4 +43,8 @@ class Outputs(Strict):
 
     compiled: bool = Field(description="Whether a server answered with these flags.")
     seconds: float | None = Field(description="How long that took.")
+    precompiled: dict[str, str] = Field(
+        default_factory=dict,
+        description="Packages of precompiled kernels, `name==version`, with the SHA-256 of RECORD.",
+    )
     phases: dict[str, float] = Field(description="Seconds of each phase of the start.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import sys
@@ -132,6 +133,41 @@ def test_where_the_gpus_are_busy_it_is_skipped_in_words(bench):
     bench.load[0]["used"] = 50 << 30
     check = STEP.check(bench.context())
     assert check.ok and "GPU 0 is busy" in check.reasons[0].message
+
+
+def environment(folder, download):
+    """An environment with a `vllm` that downloads as told, else is the bench's."""
+    program = folder / "env" / "bin" / "vllm"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = download-kernels ] && {{ {download}; }}\nexec {folder}/vllm "$@"\n'
+    )
+    program.chmod(0o755)
+    site = folder / "env" / "lib" / "python3.12" / "site-packages"
+    site.mkdir(parents=True)
+    return program, site / "flashinfer_cubin-0.7.2.dist-info"
+
+
+def test_precompiled_kernels_are_fetched_and_recorded_by_digest(bench):
+    program, info = environment(bench.folder, "true")
+    text = f"mkdir {info} && printf 'a,sha256=b,1' > {info}/RECORD && exit"
+    program.write_text(program.read_text().replace("true", text))
+    ctx = bench.context(vllm=str(program), precompiled=True)
+    STEP.apply(ctx)
+    digest = hashlib.sha256(b"a,sha256=b,1").hexdigest()
+    assert STEP.check(ctx).outputs["precompiled"] == {"flashinfer-cubin==0.7.2": digest}
+    assert STEP.check(ctx).outputs["compiled"]
+
+
+def test_precompiled_kernels_that_cannot_be_fetched_are_compiled(bench):
+    program, _ = environment(bench.folder, "echo ERROR: No matching distribution >&2; exit 1")
+    ctx = bench.context(vllm=str(program), precompiled=True)
+    said = []
+    ctx.on_notice = said.append
+    STEP.apply(ctx)
+    outputs = STEP.check(ctx).outputs
+    assert outputs["compiled"] and outputs["precompiled"] == {}
+    assert "were not fetched: ERROR: No matching distribution; they are compiled" in said[0]
 
 
 def test_where_a_server_of_the_build_has_served_nothing_is_left_to_compile(bench):

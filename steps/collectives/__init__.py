@@ -127,8 +127,9 @@ def _variants(ctx: Context) -> list[Variant]:
     majors = {str(gpu["architecture"]).partition(".")[0] for gpu in ctx.facts["gpus"]}
     if not majors & set(WITH_MULTICAST):
         found.append(Variant(CUSTOM, {"NCCL_P2P_DISABLE": "0"}, "custom"))
-    over_pcie = ctx.facts["gpu_links"] and not any(k["nvlinks"] for k in ctx.facts["gpu_links"])
-    if over_pcie and ctx.inputs.ranks in PCIE_IPC_RANKS:
+    links = ctx.facts["gpu_links"]
+    over_pcie = links and not any(link["nvlinks"] for link in links)
+    if ctx.inputs.pcie_ipc and over_pcie and ctx.inputs.ranks in PCIE_IPC_RANKS:
         found.append(Variant(PCIE_IPC, {"NCCL_P2P_DISABLE": "0"}, "pcie_ipc", PATIENCE))
     return found
 

@@ -18,6 +18,9 @@ class Inputs(BaseModel):
     env: list[dict[str, str]] = Field(
         default_factory=list, description="Environment of the server, in layers, without paths."
     )
+    pcie_ipc: bool = Field(
+        True, description="Whether FlashInfer's all-reduce over PCIe is tried, without NVLink."
+    )
     path: list[str] = Field(
         default_factory=list,
         description="Folders put before PATH: what is compiled at run time needs nvcc.",

@@ -179,11 +179,13 @@ def test_flashinfers_over_pcie_is_given_where_it_is_right_and_fastest(
     assert outputs.pcie_ipc_all_reduce == {"crashes": "failed"}.get(pcie_ipc, pcie_ipc.split()[0])
 
 
-def test_flashinfers_over_pcie_is_not_tried_over_nvlink(bench):
-    bench.links = [{**link, "nvlinks": 18} for link in LINKS]
-    STEP.apply(bench.context())
+@pytest.mark.parametrize(("nvlinks", "asked"), [(18, True), (0, False)])
+def test_flashinfers_over_pcie_is_not_tried_over_nvlink_or_unasked(bench, nvlinks, asked):
+    bench.links = [{**link, "nvlinks": nvlinks} for link in LINKS]
+    ctx = bench.context(pcie_ipc=asked)
+    STEP.apply(ctx)
     assert not any(line.startswith("pcie_ipc") for line in bench.diary())
-    assert STEP.check(bench.context()).outputs["pcie_ipc_all_reduce"] is None
+    assert STEP.check(ctx).outputs["pcie_ipc_all_reduce"] is None
 
 
 def test_vllms_own_is_not_tried_where_it_may_use_multicast(bench):

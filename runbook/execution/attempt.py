@@ -49,6 +49,7 @@ class Attempt:
         self.started = time.monotonic()
         self.result: dict[str, Any] | None = None
         self.status: int | None = None
+        self.unheard: list[Mapping[str, Any]] = []
         self._buffer = b""
         self._log_size = 0
         self._sign_of_life = self.started
@@ -140,7 +141,7 @@ class Attempt:
         not be ended."""
         left = stop(self.processes, grace, hurry)
         self._process.wait()
-        self.messages(math.inf)
+        self.unheard, _ = self.messages(math.inf)
         return left
 
     def finish(self) -> list[int]:

@@ -42,6 +42,8 @@ class Attempt(Protocol):
     """A descriptor that becomes readable when it has told something or has ended."""
     identity: Identity | None
     result: dict[str, Any] | None
+    unheard: list[Mapping[str, Any]]
+    """What it told while it was stopped."""
 
     @property
     def seconds(self) -> float: ...
@@ -141,12 +143,20 @@ class Attempts:
             error = error_dict(
                 "cancelled",
                 "cancelled",
-                cause=stopped(self.outcome.stopped_by),
+                cause="; ".join([stopped(self.outcome.stopped_by), *self._last_notices(attempt)]),
                 remedy=CONTINUES,
                 retryable=True,
                 log=str(attempt.log),
             )
             self._fail(attempt, error, left)
+
+    def _last_notices(self, attempt: Attempt) -> list[str]:
+        """What an attempt had to tell people while it was stopped."""
+        notices = [m["message"] for m in attempt.unheard if m["type"] == "notice"]
+        for notice in notices:
+            fields = {"step": attempt.step, "attempt": attempt.number}
+            self.record.event("attempt.notice", **fields, message=notice)
+        return notices
 
     def _hear(self, attempt: Attempt) -> None:
         messages, ended = attempt.messages()

@@ -50,6 +50,7 @@ class FakeAttempt:
         self.log = run / f"{self.step}.{number}.log"
         self.identity = None
         self.result: dict[str, Any] | None = None
+        self.unheard: list[Any] = []
         self.seconds = 1.0
         self.silent = 0.0
         self.stopped = False

@@ -75,6 +75,11 @@ class Work:
             time.sleep(0.01)
             left = max(0.0, end - time.monotonic())
             ctx.progress(ctx.inputs.seconds - left, ctx.inputs.seconds, "seconds")
+        if mood == "tells how it is cancelled":
+            try:
+                time.sleep(60)
+            finally:
+                ctx.notice("the wind may turn back")
         if mood == "notices":
             ctx.notice("the wind has turned")
         for n in range(1500 if mood == "notices without end" else 0):

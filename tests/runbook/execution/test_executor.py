@@ -213,6 +213,20 @@ def test_cancel_stops_a_run_with_exit_8(cli):
     assert cli.json("cancel")["cancelled"] is False
 
 
+def test_what_a_step_tells_while_it_is_cancelled_is_heard(cli):
+    book(cli, {"id": "one", "with": {"mood": "tells how it is cancelled"}})
+    process = cli.start("run", "--json")
+    cli.wait_for("attempt.started", "one")
+    while not (cli.workspace / "diary").exists():
+        time.sleep(0.05)
+    time.sleep(0.3)
+    cli.json("cancel")
+    process.communicate(timeout=20)
+    assert [e["message"] for e in cli.events("attempt.notice")] == ["the wind may turn back"]
+    cause = step_of(cli.json("wait", code=8), "one")["error"]["cause"]
+    assert cause == "cancelled by the verb `cancel`; the wind may turn back"
+
+
 def test_secrets_never_reach_a_file(cli):
     value = "s3cr3t-value-of-a-token"
     book(cli, {"id": "one", "with": {"mood": "tells"}}, secrets=["MY_TOKEN"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from runbook import errors
+from runbook import errors, redact
 from runbook.cli import completing, envelope, terminal
 from runbook.cli.form import Form, options
 from runbook.cli.options import verb
@@ -70,7 +70,9 @@ def _said(told: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any
         said: Mapping[str, Any] = answers(cache=default_cache(), **given)
     except Failure as problem:
         raise _no_step(problem, told) from problem
-    return said
+    redactor = redact.of_this_process()
+    shown = ("body", "text", "rows", "verbatim", "error")
+    return {k: redactor.data(v) if k in shown else v for k, v in said.items()}
 
 
 def _code(said: Mapping[str, Any]) -> int:

@@ -9,7 +9,7 @@ import shlex
 import click
 
 import runbook
-from runbook import errors
+from runbook import errors, redact
 from runbook.cli import envelope
 from runbook.cli.defects import as_failure
 from runbook.cli.form import of_arguments
@@ -98,13 +98,14 @@ def _fail(arguments: list[str], problem: Failure) -> int:
     where one was known."""
     Renderer(lambda verb, *words: shlex.join(["runbook", verb, *words])).failure(problem)
     following = getattr(problem, "next", ())
-    error = problem.error_dict()
+    redactor = redact.of_this_process()
+    error = redactor.data(problem.error_dict())
     asked = of_arguments(arguments)
     if asked != "human":
         kind = next((word for word in arguments if word in verbs()), "runbook")
         body = {"errors": problem.errors} if hasattr(problem, "errors") else {}
         answer = envelope.document(kind, False, body, error=error, next=following)
-        envelope.print_answer(answer, asked, lambda a: "")
+        envelope.print_answer(redactor.data(answer), asked, lambda a: "")
     else:
         envelope.print_error(error, following)
     return problem.exit_code

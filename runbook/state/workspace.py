@@ -41,6 +41,7 @@ class Workspace:
             self.root.mkdir(parents=True, exist_ok=True)
             for folder in (self.state, self.checkpoints, self.runs):
                 make_folder(folder)
+            self._close()
         except OSError as error:
             raise RunbookError(
                 f"cannot create the workspace {self.root}",
@@ -49,6 +50,12 @@ class Workspace:
                 cause=str(error),
                 remedy="choose another folder with --workspace or RUNBOOK_WORKSPACE",
             ) from error
+
+    def _close(self) -> None:
+        """Let nobody else into the state folder: it holds what programs have printed."""
+        found = os.stat(self.state)
+        if found.st_mode & 0o077 and found.st_uid == os.geteuid():
+            os.chmod(self.state, 0o700)
 
     def recorded(self) -> list[str]:
         """The ids of all steps of which there is a record, those included that the document no

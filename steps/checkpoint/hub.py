@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from runbook import redact
 from runbook.protocol import StepFailure
 from runbook.remedy import Remedy
 from runbook.steps.checkpoint.checkpoint import Checkpoint, CheckpointError, load
@@ -69,8 +70,9 @@ def _listed(reference: str, endpoint: str | None) -> tuple[Reader, Listing]:
             f"{reference} is neither a folder nor the name of a repository",
             "give the folder of a checkpoint, or org/name or org/name@revision on the hub",
         ) from failure
-    token = next((os.environ[n] for n in login.VARIABLES if os.environ.get(n)), None)
-    source = sources(endpoint, [], token or login.login_token())[0]
+    variable = next((n for n in login.VARIABLES if os.environ.get(n)), "")
+    redact.know(variable)
+    source = sources(endpoint, [], os.environ.get(variable) or login.login_token())[0]
     listing = _patiently(lambda: source.list(repository, revision or "main", OWN, LISTING_SECONDS))
     return Reader(source, listing), listing
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from runbook.protocol import StepFailure
 from runbook.steps.common.packages import pins
-from runbook.steps.common.positions import position
+from runbook.steps.common.positions import load, position
 
 T = TypeVar("T")
 
@@ -62,15 +62,14 @@ def read_lock(path: Path, channel_alias: str | None = None) -> list[CondaPackage
 
     text = pins.read_lock(path)
     try:
-        document = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        return _packages(document, channel_alias)
+        return _packages(load(text), channel_alias)
     except _Wrong as wrong:
         where, what = position(text, wrong.path), str(wrong)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "line 1, column 1"
         what = error.problem or "not YAML"
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         where, what = "line 1, column 1", str(error).splitlines()[0]
     raise StepFailure(
         f"{path} is not a conda-lock file (version 1) for {PLATFORM}",

@@ -15,15 +15,16 @@ def read(path: str | Path) -> dict[str, Any]:
     from pydantic import ValidationError
 
     from runbook.steps.common.flags.models import ProfileFile
+    from runbook.steps.common.positions import load
 
     try:
-        given = yaml.safe_load(Path(path).read_text())
+        given = load(Path(path).read_text())
         model = ProfileFile.model_validate({} if given is None else given)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise _bad(path, str(error)) from error
     except ValidationError as error:
         told = (f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors())
         raise _bad(path, "; ".join(told)) from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise _bad(path, str(error)) from error
     return model.model_dump(mode="json", exclude_unset=True)
 
 

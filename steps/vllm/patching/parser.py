@@ -60,10 +60,11 @@ class _Parser:
             found.append(self._file())
         if not found:
             raise self._error("the diff names no file")
-        written = [path for file in found for path in file.paths]
-        for path in written:
-            if written.count(path) > 1:
+        written: set[str] = set()
+        for path in (path for file in found for path in file.paths):
+            if path in written:
                 raise self._error(f"{path} is written more than once")
+            written.add(path)
         return found
 
     def _file(self) -> FileDiff:

@@ -29,6 +29,15 @@ def test_its_folders(workspace):
     assert sorted(path.name for path in workspace.state.iterdir()) == ["checkpoints", "runs"]
 
 
+@pytest.mark.parametrize("before", [0o700, 0o755, 0o777])
+def test_nobody_else_looks_into_the_state_folder(workspace, before):
+    """It holds what programs have printed; that of an earlier version is closed too."""
+    workspace.state.mkdir(parents=True)
+    workspace.state.chmod(before)
+    workspace.create()
+    assert workspace.state.stat().st_mode & 0o777 == 0o700
+
+
 def test_one_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunbookError) as refused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runbook.cli.main import invoke
 from runbook.protocol import StepFailure
 from runbook.steps.checkpoint.checkpoint import CheckpointError, open_folder
 from runbook.steps.checkpoint.hub import open_repository, small_files
@@ -105,6 +107,52 @@ def test_no_checkpoint(tmp_path):
     (tmp_path / "c/x.gguf").write_bytes(b"GGUF")
     with served(tmp_path / "c") as url, pytest.raises(CheckpointError, match="GGUF"):
         open_repository(NAME, url)
+
+
+class Echoing(Counting):
+    """Sends back who asks, where a commit belongs or as the words of a config."""
+
+    def _info(self) -> dict[str, Any]:
+        return {**super()._info(), "sha": f"for {self.headers.get('Authorization')}"}
+
+
+@pytest.mark.parametrize("form", [["--json"], ["--brief"], []])
+@pytest.mark.parametrize("known", ["variable", "login"])
+def test_the_token_is_in_no_answer(form, known, tmp_path, monkeypatch, capsys):
+    token = f"hf_aToken{known}OfTests"
+    (tmp_path / "token").write_text(token)
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    if known == "variable":
+        (tmp_path / "token").unlink()
+        monkeypatch.setenv("HF_TOKEN", token)
+    with served(clean().write(tmp_path / "c"), Echoing) as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        assert invoke(["lint", NAME, *form]) == 3
+    said = "".join(capsys.readouterr())
+    assert "Bearer [HF_TOKEN]" in said
+    assert token not in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("nonsense", "http://", "http://name:passw0rd1@", "ftp://host", "file:///etc", "//host"),
+        *(
+            "http://name:passw0rd1@[::1",
+            "http://host:99999",
+            "http://host:x",
+            "name:passw0rd1@host",
+        ),
+        *("http://[", "https://:443", " "),
+    ],
+)
+def test_an_endpoint_that_is_no_address(url, monkeypatch, capsys):
+    monkeypatch.setenv("HF_ENDPOINT", url)
+    assert invoke(["lint", NAME, "--json"]) == 3
+    said = "".join(capsys.readouterr())
+    assert json.loads(said)["error"]["code"] == "bad_endpoint"
+    assert "passw0rd1" not in said
 
 
 def answering(status: int) -> type[Handler]:

@@ -135,7 +135,14 @@ def refusal(folder: Path, text: str | bytes) -> StepFailure:
         ("{", "line 2, column 1:"),
         ("a: b\nc: [1\n", "line 3, column 1:"),
         ("a: \x07", "line 1, column 1:"),
-        ("[" * 5000, "line 2, column 1:"),
+        *(
+            (deep * 100_000, "line 1, column 1: nested more than")
+            for deep in ("[", "{a: ", "- ", "? ")
+        ),
+        ("version: 1\npackage: " + "[" * 30_000 + "]" * 30_000, "line 1, column 1: nested more"),
+        ("package: &a [*a]\nversion: 1\n", "line 1, column 10: package.0 must be"),
+        ("version: 2024-99-99\n", "line 1, column 1: month must be"),
+        ("version: " + "9" * 5000, "line 1, column 1: Exceeds the limit"),
         ("version: 2\npackage: []\n", "line 1, column 10: version 2 instead of 1"),
         ("version: true\npackage: []\n", "line 1, column 10: `version` must be a whole number"),
         ("version: 1\n", "line 1, column 1: the document has no `package`"),

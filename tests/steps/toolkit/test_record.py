@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from runbook.protocol import StepFailure
 from runbook.steps.toolkit import record
+from tests.cpu import bounded
 from tests.steps.toolkit.test_pypi import PypiBench, pypi  # noqa: F401
 from tests.steps.toolkit.wheelhouse import write_wheel
 
@@ -82,7 +83,7 @@ def test_no_row_reaches_out_of_the_tree(tmp_path: Path, path: str, size: str) ->
     assert untouched(tmp_path) == before
 
 
-@settings(max_examples=400, deadline=5000)
+@settings(max_examples=400, deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -102,7 +103,8 @@ def test_no_record_reaches_out_of_the_tree(rows: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         before = lay(root, [f"{row.replace('{root}', folder)}\n" for row in rows])
-        use(root)
+        with bounded():
+            use(root)
         assert untouched(root) == before
         assert not (root / "tree" / INFO / "RECORD").exists()
 

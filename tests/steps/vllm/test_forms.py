@@ -14,6 +14,7 @@ from runbook.steps.vllm import Vllm
 from runbook.steps.vllm.archive import unpack
 from runbook.steps.vllm.patching.parser import DiffError, parse
 from runbook.steps.vllm.report import patches
+from tests.cpu import bounded
 
 from .test_series import listing
 
@@ -41,6 +42,17 @@ def test_a_name_in_a_diff_is_a_plain_path(name, told):
     text = f"diff --git a/{name} b/{name}\n--- a/{name}\n+++ b/{name}\n@@ -1 +1 @@\n-a\n+b\n"
     with pytest.raises(DiffError, match=told):
         parse(text.encode("utf-8", "surrogateescape"))
+
+
+def test_a_diff_of_many_files_is_read_in_its_time():
+    one = (
+        "diff --git a/{0} b/{0}\nnew file mode 100644\n--- /dev/null\n+++ b/{0}\n@@ -0,0 +1 @@\n+\n"
+    )
+    text = "".join(one.format(number) for number in range(20_000))
+    with bounded():
+        assert len(parse(text.encode())) == 20_000
+    with pytest.raises(DiffError, match="17 is written more than once"):
+        parse((text + one.format(17)).encode())
 
 
 @pytest.mark.parametrize(("name", "told"), NAMES)

@@ -22,6 +22,7 @@ from runbook.steps.common.hub.refusals import Busy
 from runbook.steps.common.hub.source import Source
 from runbook.steps.common.pacing import retry_after
 from runbook.steps.weights import Weights
+from tests.cpu import bounded
 from tests.steps.common.hub import cases
 from tests.steps.common.hub.hub import FaultyHandler, FaultyServer, TestHub, context, tree
 
@@ -298,10 +299,11 @@ ENTRY = st.fixed_dictionaries(
 @example(page=[{"type": "file", "path": "a", "size": 1, "oid": "0" * 40}])
 def test_any_listing_is_one_or_is_refused_in_words(page):
     try:
-        found = [untrusted.entry(value) for value in page]
-        entries = untrusted.files(
-            [untrusted.file(whole) for kind, _, whole in found if kind == "file"]
-        )
+        with bounded():
+            found = [untrusted.entry(value) for value in page]
+            entries = untrusted.files(
+                [untrusted.file(whole) for kind, _, whole in found if kind == "file"]
+            )
     except untrusted.Malformed as error:
         one_clear_error(untrusted.bad_answer("http://hub", error), "is ")
     else:
@@ -319,7 +321,8 @@ RECORD = st.fixed_dictionaries({}, optional={"repo": JSON, "revision": JSON, "fi
 @given(value=RECORD)
 def test_any_record_of_a_listing_is_one_or_is_none(value):
     try:
-        untrusted.listing(value)
+        with bounded():
+            untrusted.listing(value)
     except untrusted.Malformed:
         pass
 

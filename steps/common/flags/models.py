@@ -11,6 +11,18 @@ from runbook.steps.common.models import Strict
 
 SHA256 = r"^[0-9a-f]{64}$"
 
+KEYS = {
+    "--api-key": "write the key into a file and name it as `api_key_file`",
+    "--hf-token": "log in by `hf auth login`",
+}
+"""Options of `vllm serve` that take a secret, and what to do instead."""
+VARIABLES = {
+    "VLLM_API_KEY": "--api-key",
+    "HF_TOKEN": "--hf-token",
+    "HUGGING_FACE_HUB_TOKEN": "--hf-token",
+}
+"""Variables that do the same."""
+
 
 class SpeculativeConfig(BaseModel):
     """vLLM's speculative decoding. Other keys that vLLM knows are passed on as they are."""
@@ -77,21 +89,20 @@ class Flags(Strict):
     @field_validator("extra_args")
     @classmethod
     def _no_key_in_arguments(cls, given: list[str]) -> list[str]:
-        if any(argument.partition("=")[0] == "--api-key" for argument in given):
-            raise ValueError(
-                "all users of the machine can read arguments: write the key into a file and name "
-                "it as `api_key_file`"
-            )
+        for argument, following in zip(given, [*given[1:], "-"], strict=True):
+            name, stated, _ = argument.replace("_", "-").partition("=")
+            for option, instead in KEYS.items():
+                # The parser takes beginnings of names; a bare --hf-token means the login.
+                if option.startswith(name) and name.strip("-") and (stated or following[:1] != "-"):
+                    raise ValueError(f"all users of the machine can read arguments: {instead}")
         return given
 
     @field_validator("env")
     @classmethod
     def _no_key_in_records(cls, given: list[dict[str, str]]) -> list[dict[str, str]]:
-        if any("VLLM_API_KEY" in layer for layer in given):
-            raise ValueError(
-                "the environment is recorded: write the key into a file and name it as "
-                "`api_key_file`"
-            )
+        for variable, option in VARIABLES.items():
+            if any(variable in layer for layer in given):
+                raise ValueError(f"the environment is recorded: {KEYS[option]}")
         return given
 
 

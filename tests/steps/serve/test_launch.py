@@ -350,21 +350,36 @@ class TestKey:
         assert bench.service is None
 
     @pytest.mark.parametrize(
-        "given",
+        ("given", "way"),
         [
-            {"extra_args": ["--api-key", "hunter2"]},
-            {"extra_args": ["--api-key=hunter2"]},
-            {"env": [{"VLLM_API_KEY": "hunter2"}]},
-            {"profile": "p", "profiles": {"p": {"extra_args": ["--api-key=hunter2"]}}},
+            *(({"extra_args": given}, "api_key_file") for given in (
+                ["--api-key", "hunter2"], ["--api-key=hunter2"], ["--api_key=hunter2"],
+                ["--api-k", "hunter2"], ["--seed", "1", "--api_ke=hunter2"],
+            )),
+            *(({"extra_args": given}, "hf auth login") for given in (
+                ["--hf-token", "hunter2"], ["--hf_token=hunter2"], ["--hf-tok", "hunter2"],
+            )),
+            ({"env": [{"VLLM_API_KEY": "hunter2"}]}, "api_key_file"),
+            ({"env": [{}, {"HF_TOKEN": "hunter2"}]}, "hf auth login"),
+            ({"env": [{"HUGGING_FACE_HUB_TOKEN": "hunter2"}]}, "hf auth login"),
+            (
+                {"profile": "p", "profiles": {"p": {"extra_args": ["--api-key=hunter2"]}}},
+                "api_key_file",
+            ),
         ],
-    )
-    def test_a_key_elsewhere_is_refused_with_the_way_that_is_right(self, given):
+    )  # fmt: skip
+    def test_a_key_elsewhere_is_refused_with_the_way_that_is_right(self, given, way):
         base = {"vllm": "v", "model": "m", "served_model_name": "n"}
         with pytest.raises(ValidationError) as caught:
             Inputs(**base, **given)
         (error,) = caught.value.errors()
-        assert "api_key_file" in error["msg"]
+        assert way in error["msg"]
         assert "hunter2" not in error["msg"]
+
+    @pytest.mark.parametrize("given", [["--hf-token"], ["--hf-token", "--seed", "1"], ["-", "--"]])
+    def test_what_holds_no_key_is_taken(self, given):
+        inputs = Inputs(vllm="v", model="m", served_model_name="n", extra_args=given)
+        assert inputs.extra_args == given
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from runbook.protocol import PreconditionNotMet, StepFailure
 from runbook.remedy import Remedy
 from runbook.steps.common.http import BUSY
+from runbook.steps.common.network import absolute
 from runbook.steps.common.pacing import retry_after
 from runbook.units import duration
 
@@ -40,6 +41,18 @@ def require_online() -> None:
             code="offline",
             cause=f"HF_HUB_OFFLINE={os.environ['HF_HUB_OFFLINE']}",
             remedy=Remedy("run", text="unset HF_HUB_OFFLINE, then {command}"),
+        )
+
+
+def require_address(url: str, name: str) -> None:
+    """Raise PreconditionNotMet for what is no address of a server. It is not shown: a password may
+    be in it."""
+    if absolute(url, url) is None:
+        raise PreconditionNotMet(
+            f"{name} is no address of a server",
+            code="bad_endpoint",
+            cause="a hub's address is http://HOST or https://HOST, with a port or a path",
+            remedy=Remedy("run", text=f"correct {name}, then {{command}}"),
         )
 
 

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from runbook.protocol import PreconditionNotMet, StepFailure
-from runbook.remedy import Remedy
+from runbook.protocol import StepFailure
 from runbook.steps.common import http
 from runbook.steps.common.hub import refusals, untrusted
 from runbook.steps.common.hub.inquiry import Inquiry
@@ -224,15 +223,9 @@ def sources(
 ) -> list[Source]:
     """The hub, then the mirrors. Those are other people's servers: they get no token."""
     first = endpoint or os.environ.get("HF_ENDPOINT") or PUBLIC
-    for url in (first, *mirrors):
-        if absolute(url, url) is None:  # it is not shown: a password may be in it
-            name = "HF_ENDPOINT" if url == first and not endpoint else "the hub's or a mirror's URL"
-            raise PreconditionNotMet(
-                f"{name} is no address of a server",
-                code="bad_endpoint",
-                cause="a hub's address is http://HOST or https://HOST, with a port or a path",
-                remedy=Remedy("run", text=f"correct {name}, then {{command}}"),
-            )
+    refusals.require_address(first, "`endpoint`" if endpoint else "HF_ENDPOINT")
+    for mirror in mirrors:
+        refusals.require_address(mirror, "an address of `mirrors`")
     return [
         Source(first, token, repo_type),
         *(Source(mirror, None, repo_type) for mirror in mirrors),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -153,6 +156,28 @@ def test_an_endpoint_that_is_no_address(url, monkeypatch, capsys):
     said = "".join(capsys.readouterr())
     assert json.loads(said)["error"]["code"] == "bad_endpoint"
     assert "passw0rd1" not in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "code"),
+    [
+        ("HF_ENDPOINT", "http://name:passw0rd1@[::1", "bad_endpoint"),
+        ("HF_ENDPOINT", "http://host:99999", "bad_endpoint"),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "soon", "bad_environment"),
+    ],
+)
+def test_settings_that_the_library_of_the_hub_does_not_take(variable, value, code):
+    """It reads them when it is imported, once in a process."""
+    told = subprocess.run(
+        [sys.executable, "-m", "runbook", "lint", NAME, "--json"],
+        env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", variable: value},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 3, told.stderr
+    assert json.loads(told.stdout)["error"]["code"] == code
+    assert "passw0rd1" not in told.stdout + told.stderr
 
 
 def answering(status: int) -> type[Handler]:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from runbook.steps.checkpoint.checkpoint import INDEX, Checkpoint, foreign
+from runbook.steps.checkpoint.checkpoint import (
+    INDEX,
+    Checkpoint,
+    CheckpointError,
+    foreign,
+    read_document,
+)
 from runbook.steps.checkpoint.code import brought
 from runbook.steps.checkpoint.lint.subject import Fault, Subject, fault
+
+TOKENIZER = "tokenizer_config.json"
 
 
 def check(about: Subject) -> Iterator[Fault]:
@@ -14,6 +22,7 @@ def check(about: Subject) -> Iterator[Fault]:
     yield from weights(found)
     yield from fault("file_odd", "{n} entries that are no files", found.odd)
     yield from _code(found)
+    yield from _tokenizer(found)
     for file in found.unreadable:
         yield Fault("header_invalid", f"{file.file}: {file.message}", (file.file,))
     for shard, header in found.headers.items():
@@ -70,6 +79,14 @@ def _code(found: Checkpoint) -> Iterator[Fault]:
     if code.files or code.classes:
         files = [f"{name} sha256:{digest or 'unread'}" for name, digest in code.files.items()]
         yield Fault("custom_code", f"{len(files)} files of Python{named}", tuple(files))
+
+
+def _tokenizer(found: Checkpoint) -> Iterator[Fault]:
+    if TOKENIZER in found.sizes:
+        try:
+            read_document(TOKENIZER, found.sizes, found.fetch)
+        except CheckpointError as error:
+            yield Fault("tokenizer_invalid", error.message, (TOKENIZER,))
 
 
 def lacking(about: Subject) -> list[str]:

@@ -284,6 +284,18 @@ FILES: dict[str, Defect] = {
     "a link to itself": Defect(
         "file_odd", damage=lambda f: (f / "loop").symlink_to("loop"), severity="warning"
     ),
+    **{
+        f"a tokenizer's configuration that is {what}": Defect(
+            "tokenizer_invalid",
+            damage=lambda f, text=text: (f / "tokenizer_config.json").write_text(text),
+        )
+        for what, text in {
+            "cut short": '{"a": ',
+            "a list": "[]",
+            "nested without end": "[" * 100_000,
+            "empty": "",
+        }.items()
+    },
     "code": Defect(
         "custom_code",
         damage=lambda f: (f / "modeling_x.py").write_text("import os\n"),

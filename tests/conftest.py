@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -48,20 +49,26 @@ def strict(schema):
     return [strict(item) for item in schema] if isinstance(schema, list) else schema
 
 
-def validate(kind: str, answer) -> None:
+@functools.cache
+def validator(kind: str, shortened: bool = False):
+    """Made once: to check a schema takes far longer than to check an answer."""
     import jsonschema
 
     schema = json.loads((SCHEMAS / f"{kind}.schema.json").read_text())
-    jsonschema.validate(answer, strict(schema))
+    schema = strict(brief.relaxed(schema) if shortened else schema)
+    made = jsonschema.validators.validator_for(schema)
+    made.check_schema(schema)
+    return made(schema)
+
+
+def validate(kind: str, answer) -> None:
+    validator(kind).validate(answer)
 
 
 def validate_brief(kind: str, answer) -> None:
     """The brief form of an answer: of its schema with nothing required, shorter, nothing empty."""
-    import jsonschema
-
     told = brief.brief(answer)
-    schema = json.loads((SCHEMAS / f"{kind}.schema.json").read_text())
-    jsonschema.validate(told, strict(brief.relaxed(schema)))
+    validator(kind, shortened=True).validate(told)
     assert len(brief.text(answer)) < len(json.dumps(answer))
     found = [told]
     while found:

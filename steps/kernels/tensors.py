@@ -65,6 +65,11 @@ def shards(config: Mapping[str, Any]) -> dict[str, list[Stored]]:
     return dict(sorted(found.items()))
 
 
+def _everywhere(value: float, dtype: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """One value for all of a tensor, kept once: the scales of all experts would be 9 GB."""
+    return np.broadcast_to(np.array(value, dtype), shape)
+
+
 def _linear(
     linear: Linear, wanted: Layout, quantization: Quantization, expert_dtype: str
 ) -> Iterator[Stored]:
@@ -79,7 +84,7 @@ def _linear(
     elif stored == "fp4":
         scale = (out, columns // FP4_GROUP)
         yield Stored(f"{base}.weight", "I8", (out, columns // 2), "int4")
-        yield Stored(f"{base}.scale", "F8_E8M0", scale, np.full(scale, E8M0_FP4, np.uint8))
+        yield Stored(f"{base}.scale", "F8_E8M0", scale, _everywhere(E8M0_FP4, np.uint8, scale))
     elif stored == "nvfp4":
         yield Stored(f"{base}.weight", "U8", (out, columns // 2), "int4")
         yield Stored(f"{base}.weight_scale", "F8_E4M3", (out, columns // NVFP4_GROUP), "fp8_scale")
@@ -88,10 +93,11 @@ def _linear(
     elif stored == "fp8":
         yield Stored(f"{base}.weight", "F8_E4M3", linear.shape, "fp8")
         if quantization.compressed_tensors:
-            scales = np.full(blocks, FP8_SCALE, "<f4")
+            scales = _everywhere(FP8_SCALE, "<f4", blocks)
             yield Stored(f"{base}.weight_scale", "F32", blocks, scales)
         else:
-            yield Stored(f"{base}.scale", "F8_E8M0", blocks, np.full(blocks, E8M0_FP8, np.uint8))
+            scales = _everywhere(E8M0_FP8, np.uint8, blocks)
+            yield Stored(f"{base}.scale", "F8_E8M0", blocks, scales)
     else:
         yield Stored(f"{base}.weight", "BF16", linear.shape, "noise")
 

@@ -89,7 +89,7 @@ class Flags(Strict):
     @field_validator("extra_args")
     @classmethod
     def _no_key_in_arguments(cls, given: list[str]) -> list[str]:
-        for argument, following in zip(given, [*given[1:], "-"], strict=True):
+        for argument, following in zip(given, [*given, "-"][1:], strict=True):
             name, stated, _ = argument.replace("_", "-").partition("=")
             for option, instead in KEYS.items():
                 # The parser takes beginnings of names; a bare --hf-token means the login.

@@ -349,6 +349,11 @@ class TestKey:
         assert str(file) in str(caught.value.remedy)
         assert bench.service is None
 
+    @pytest.mark.parametrize("given", [[], ["--a"], ["--hf-token"], ["--hf-token", "--a", "1"]])
+    def test_what_is_no_key_is_taken(self, given):
+        inputs = Inputs(vllm="v", model="m", served_model_name="n", extra_args=given)
+        assert inputs.extra_args == given
+
     @pytest.mark.parametrize(
         ("given", "way"),
         [

@@ -349,7 +349,7 @@ class TestKey:
         assert str(file) in str(caught.value.remedy)
         assert bench.service is None
 
-    @pytest.mark.parametrize("given", [[], ["--a"], ["--hf-token"], ["--hf-token", "--a", "1"]])
+    @pytest.mark.parametrize("given", [[], ["--a"], ["--hf-token"], ["--hf-token", "--seed", "1"]])
     def test_what_is_no_key_is_taken(self, given):
         inputs = Inputs(vllm="v", model="m", served_model_name="n", extra_args=given)
         assert inputs.extra_args == given

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from runbook.files import read_sealed, write_sealed
 
 INPUTS = "inputs.json"
+COPY = "inputs.copy.json"
+"""Nothing else tells what the user said: should one record be damaged, the other has it."""
 ASKED = "asked.json"
 APPROVED = "approved.json"
 DIGITS = 12
@@ -27,20 +29,23 @@ class Recorded(NamedTuple):
 
 
 def read(state: Path) -> Recorded:
-    """What was recorded; nothing if it was lost."""
-    found = read_sealed(state / INPUTS)
-    if not isinstance(found, dict):
-        return Recorded({}, {})
-    inputs, chosen = found.get("inputs"), found.get("chosen")
-    if not isinstance(inputs, dict) or not isinstance(chosen, dict):
-        return Recorded({}, {})
-    approved = found.get("approved")
-    kept = tuple(map(str, approved)) if isinstance(approved, list) else ()
-    return Recorded({k: v for k, v in inputs.items() if isinstance(v, str)}, chosen, kept)
+    """What was recorded; nothing if both records were lost."""
+    for name in (INPUTS, COPY):
+        found = read_sealed(state / name)
+        if not isinstance(found, dict):
+            continue
+        inputs, chosen = found.get("inputs"), found.get("chosen")
+        if not isinstance(inputs, dict) or not isinstance(chosen, dict):
+            continue
+        approved = found.get("approved")
+        kept = tuple(map(str, approved)) if isinstance(approved, list) else ()
+        return Recorded({k: v for k, v in inputs.items() if isinstance(v, str)}, chosen, kept)
+    return Recorded({}, {})
 
 
 def write(state: Path, recorded: Recorded) -> None:
-    write_sealed(state / INPUTS, recorded._asdict())
+    for name in (COPY, INPUTS):
+        write_sealed(state / name, recorded._asdict())
 
 
 def question_digest(question: str) -> str:

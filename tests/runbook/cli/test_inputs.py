@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from random import Random
 
 import pytest
 
+from runbook.state import recorded
 from tests.conftest import Cli
 from tests.runbook.helpers import write_book
+from tests.runbook.state import damage
 
 INPUTS = {
     "word": {"type": "string", "default": "done"},
@@ -118,9 +121,22 @@ def test_a_recorded_value_that_no_longer_fits_is_named_with_its_way_out(book):
     assert book.json("plan", "--unset", "word")["inputs"] == {}
 
 
-def test_a_lost_or_damaged_record_is_none(book):
+@pytest.mark.parametrize("way", sorted(damage.ALL))
+@pytest.mark.parametrize("record", [recorded.INPUTS, recorded.COPY])
+def test_inputs_hold_though_a_record_of_them_is_damaged(book, record, way):
+    book.json("run", "--set", "word=one")
     book.json("run", "--set", "word=two")
-    (book.workspace / ".runbook" / "inputs.json").write_bytes(b"{\xff")
+    damage.ALL[way](book.workspace / ".runbook" / record, Random(0))
+    for verb in ("status", "plan", "run"):
+        assert book.json(verb)["inputs"] == {"word": "two"}
+    assert book.json("run", "--unset", "word")["inputs"] == {}
+    assert book.json("status")["inputs"] == {}
+
+
+def test_inputs_of_which_no_record_is_left_are_none(book):
+    book.json("run", "--set", "word=two")
+    for record in (recorded.INPUTS, recorded.COPY):
+        (book.workspace / ".runbook" / record).write_bytes(b"{\xff")
     assert book.json("status")["inputs"] == {}
 
 

@@ -11,6 +11,9 @@ from runbook.cli import terminal
 from runbook.cli.form import Form
 from runbook.state.records import SCHEMA
 
+MOST_OTHERS = 9
+"""Errors of steps that people are told besides the first."""
+
 
 def document(
     kind: str,
@@ -52,17 +55,26 @@ def print_human(answer: Mapping[str, Any], human: Callable[[Mapping[str, Any]], 
     if text:
         terminal.say(text)
     if answer.get("error"):
-        print_error(answer["error"], answer["next"])
+        print_error(answer["error"], answer["next"], answer.get("errors", ()))
 
 
-def print_error(error: Mapping[str, Any], following: Sequence[str]) -> None:
-    """The one clear error, and the commands to call then that its remedy does not name."""
+def print_error(
+    error: Mapping[str, Any],
+    following: Sequence[str],
+    found: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """The one clear error, those of other steps, and the commands to call then that no remedy
+    names."""
     from runbook.cli.human import error_text
 
     if error["code"] == "approval" and not error.get("step"):  # a plan that waits for its --yes
         terminal.say(f"{error['message']}; to do it: {error['remedy']}", sys.stderr)
         return
-    lines = [error_text(error)]
-    named = (error["remedy"], *error["remedy"].split("`")[1::2])
+    others = [one for one in found if one.get("step") not in (None, error.get("step"))]
+    shown = [error, *others[:MOST_OTHERS]]
+    lines = [error_text(one) for one in shown]
+    if len(others) > MOST_OTHERS:
+        lines.append(f"and {len(others) - MOST_OTHERS} other steps failed; `status` names them")
+    named = {word for e in shown for word in (e["remedy"], *e["remedy"].split("`")[1::2])}
     lines += [f"  next:   {command}" for command in following if command not in named]
     terminal.say("\n".join(lines), sys.stderr)

@@ -154,6 +154,9 @@ def status(answer: Mapping[str, Any]) -> str:
     if answer["served"]:
         lines.append(served(answer["served"]))
     failed = [e for e in answer["steps"] if e["error"] and e["state"] != "satisfied"]
+    if answer.get("error"):  # that ends on standard error, with those of the steps
+        told = {error.get("step") for error in (answer["error"], *answer["errors"])}
+        failed = [entry for entry in failed if entry["id"] not in told]
     lines += [error_text({**entry["error"], "step": entry["id"]}) for entry in failed]
     return "\n".join(lines)
 

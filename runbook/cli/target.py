@@ -216,8 +216,11 @@ class Target:
         body = {**body, "inputs": inputs}
         answer = envelope.document(self.verb, ok, body, error=error, next=following)
         if self.verb in ("run", "plan") and not self.as_json:
-            # People are told no remedies of single steps here, of which there may be thousands.
+            # People are told few remedies of single steps here, of which there may be thousands.
             shown = {"error": self.renderer.complete(error)} if error is not None else {}
+            if found := answer.get("errors"):
+                few = found[: envelope.MOST_OTHERS + 1]
+                shown["errors"] = [*map(self.renderer.complete, few), *found[len(few) :]]
             return {**answer, **shown}
         completed: dict[str, Any] = self.renderer.complete(answer)
         return completed

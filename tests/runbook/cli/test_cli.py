@@ -125,6 +125,20 @@ def test_warnings_are_told_and_change_no_exit_code(cli):
     assert "the ice is thin" in cli.run("run").stdout
 
 
+@pytest.mark.parametrize(("count", "left_out"), [(1, 0), (2, 0), (10, 0), (12, 2)])
+def test_each_step_that_failed_is_told_once(cli, count, left_out):
+    names = [f"s{n}" for n in range(count)]
+    mood = {"mood": "fails and says what to do"}
+    cli.book = write_book(cli.home, *({"id": n, "needs": [], "with": mood} for n in names))
+    for verb in ("run", "wait"):
+        process = cli.run(verb, code=1)
+        said = process.stdout + process.stderr
+        told = [name for name in names if f"error: step {name}: it failed" in process.stderr]
+        assert len(told) == said.count("error: ") == count - left_out, said
+        assert all(said.count(f"--force {name}`") == 1 for name in told), said
+        assert (f"and {left_out} other steps failed" in said) == (left_out > 0)
+
+
 def test_errors_are_on_stderr_with_cause_and_remedy(cli):
     cli.book = write_book(cli.home, {"id": "one", "with": {"mood": "fails"}})
     process = cli.run("run", code=1)

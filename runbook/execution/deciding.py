@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from runbook.errors import FAILED, PRECONDITION, error_dict
 from runbook.execution.outcome import Outcome
 from runbook.execution.recording import Recorder
-from runbook.planning.evaluate import BROKEN, Evaluator
+from runbook.planning.asking import BROKEN
+from runbook.planning.evaluate import Evaluator
 from runbook.planning.look import Look
 from runbook.planning.planner import Decision, decide
 from runbook.protocol import Check, Reason, StepFailure

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn, cast
 
 from runbook.document.registry import load_step
-from runbook.planning.asking import SECONDS, ask
+from runbook.planning.asking import BROKEN, SECONDS, ask
 from runbook.planning.context import StepContext
 from runbook.planning.facts import Facts
 from runbook.process import MARK, carry, of_attempt, stop
@@ -149,7 +149,9 @@ def _run_step(
         tell(
             type="failure",
             code=failure.code,
-            message=failure.message,
+            message=f"{spec['uses']}: {failure.message}"
+            if failure.code in BROKEN
+            else failure.message,
             cause=failure.cause,
             remedy=dump(failure.remedy),
             retryable=failure.retryable,

@@ -24,6 +24,9 @@ Ahead: TypeAlias = tuple[Mapping[str, Any], Collection[str], Mapping[str, Any]]
 SECONDS = 60.0
 """What a check is given that does not say otherwise (`check_limit`): it is to take milliseconds."""
 
+BROKEN = frozenset({"check_crashed", "check_timeout", "invalid_outputs"})
+"""Codes of failures that are defects of a step's class, which is named then."""
+
 
 class Stopped(BaseException):
     """A signal has stopped the run: no check is asked any more, nor to its end."""
@@ -135,7 +138,10 @@ def validate(kind: Step, check: Any) -> None:
         raise StepFailure(
             "the outputs of its check are not what it declares",
             code="invalid_outputs",
-            cause=str(error),
+            cause="; ".join(
+                f"{'.'.join(map(str, e['loc']))}: {e['msg']}"
+                for e in error.errors(include_url=False, include_input=False)
+            ),
             remedy="this is a defect of the step",
         ) from error
 

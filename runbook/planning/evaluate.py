@@ -15,6 +15,7 @@ from runbook.document.registry import is_file, load_step
 from runbook.files import digest_file
 from runbook.lockfile import Lockfile
 from runbook.planning import apart, asking
+from runbook.planning.asking import BROKEN
 from runbook.planning.context import Progress, StepContext, default_cache, lock_places
 from runbook.planning.facts import Facts
 from runbook.planning.look import Look, digest
@@ -24,9 +25,6 @@ from runbook.state.workspace import Workspace
 if TYPE_CHECKING:
     from runbook.document.compiled import Book
     from runbook.document.compiled import Step as CompiledStep
-
-
-BROKEN = frozenset({"check_crashed", "check_timeout", "invalid_outputs"})
 
 
 class Evaluator:

@@ -67,7 +67,9 @@ class Odd:
         return ["text"] if mood == "gives text" else []
 
     def check(self, ctx):
-        mood = ctx.inputs.mood
+        mood, later, _ = ctx.inputs.mood.partition(" once made")
+        if later and not (ctx.workspace / "applied").exists():
+            return Check.unsatisfied(Reason("unmade", "it was not made"))
         number = 1
         self.misbehave(mood)
         if mood == "gives nothing":

@@ -91,6 +91,17 @@ def test_what_a_step_of_ones_own_foresees_is_asked_apart_too(odd, mood, code, sa
     assert code in {reason["code"] for step in plan["steps"] for reason in step["reasons"]}
 
 
+INVALID = [mood for mood, code, _ in BROKEN if code == "invalid_outputs"]
+
+
+@pytest.mark.parametrize("mood", INVALID)
+def test_an_attempt_names_the_class_whose_outputs_are_not_what_it_declares(odd, mood):
+    """What a step gives only after it was carried out is held against its model there."""
+    error = odd(f"{mood} once made").json("run", code=1)["error"]
+    assert error["code"] == "invalid_outputs" and "odd.py:Odd" in error["message"]
+    assert error["cause"].startswith("number: ") and "\n" not in error["cause"]
+
+
 @pytest.mark.parametrize("mood", ["prints ahead", "well ahead"])
 def test_what_it_prints_is_not_between_the_lines_of_the_document(odd, mood):
     cli = odd(mood, needs=["two"])

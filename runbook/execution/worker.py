@@ -20,7 +20,7 @@ from typing import Any, NoReturn, cast
 
 from runbook.document.registry import load_step
 from runbook.planning.asking import BROKEN, SECONDS, ask
-from runbook.planning.context import StepContext
+from runbook.planning.context import StepContext, any_text
 from runbook.planning.facts import Facts
 from runbook.process import MARK, carry, of_attempt, stop
 from runbook.protocol import Cancelled, Hooks, StepFailure
@@ -132,6 +132,7 @@ def _run_step(
     os.dup2(print_end, 1)
     os.dup2(print_end, 2)
     os.close(print_end)
+    sys.stdout, sys.stderr = any_text(1), any_text(2)
     faulthandler.enable()
     signal.signal(signal.SIGTERM, _cancel)
     signal.signal(signal.SIGINT, _disregard)

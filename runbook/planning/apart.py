@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from runbook.planning.asking import WATCH, Ahead, crashed, hangs, validate
-from runbook.planning.context import Progress, StepContext
+from runbook.planning.context import Progress, StepContext, any_text
 from runbook.protocol import Check, Reason, StepFailure, Work
 from runbook.remedy import load
 
@@ -152,6 +152,7 @@ def _be_asked(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         _end_with_parent(limit)
         os.dup2(2, 1)
+        sys.stdout = any_text(1)
         if context is not None and context.on_progress is not None:
             context.on_progress = lambda message: _tell(tell, {"progress": dict(message)})
         answer = work()

@@ -40,6 +40,13 @@ def lock_places(source: str, workspace: Path) -> tuple[Path, ...]:
     return places(source, Path(source).parent == BOOKS, workspace)
 
 
+def any_text(descriptor: int) -> TextIO:
+    """A stream that takes what the locale has no bytes for, and names of files that are no text."""
+    return open(
+        descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
+    )
+
+
 @dataclass
 class StepContext:
     """Serves `check` inside the CLI (`out` is None: nothing is printed) and attempts alike."""
@@ -124,6 +131,7 @@ class StepContext:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
+                encoding="utf-8",
                 errors="replace",
             )
         except OSError as error:

@@ -16,6 +16,32 @@ from runbook.protocol import StepFailure
 from tests.runbook.helpers import write_book
 
 HUGE = 200_000_000
+SAYS = r"""
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from runbook.protocol import Check, Reason
+
+
+class Says:
+    version = "1"
+
+    class Inputs(BaseModel):
+        pass
+
+    class Outputs(BaseModel):
+        pass
+
+    def check(self, ctx):
+        print("na\u00efve check")
+        made = Path(ctx.workspace, "two").exists()
+        return Check(ok=made, reasons=[] if made else [Reason("missing", "not there")])
+
+    def apply(self, ctx):
+        print("na\u00efve \udcff")
+        Path(ctx.workspace, "two").write_text("")
+"""
 
 
 class Count(io.StringIO):
@@ -89,6 +115,23 @@ def test_the_cause_of_a_failure_is_bounded(tmp_path):
 )
 def test_what_is_told_is_bounded(message, most):
     assert len(json.dumps(worker._bounded(message))) < most + 1000
+
+
+@pytest.mark.parametrize(
+    "locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+               {"PYTHONIOENCODING": "latin-1"}, {}],
+)  # fmt: skip
+def test_what_is_printed_reaches_the_log_in_any_locale(cli, locale):
+    odd = cli.home / "odd.py"
+    odd.write_text(SAYS)
+    steps = [{"id": "one", "uses": "command", "with": {"run": "printf 'caf\\303\\251 \\377\\n'"}},
+             {"id": "two", "uses": f"{odd}:Says"}]  # fmt: skip
+    cli.book = write_book(cli.home, *steps)
+    cli.environment |= locale
+    cli.json("run")
+    logs = cli.workspace / ".runbook" / "latest"
+    assert "café" in (logs / "one.1.log").read_bytes().decode(errors="replace")
+    assert "naïve" in (logs / "two.1.log").read_text("utf-8")
 
 
 def test_a_huge_line_passes_through_all_processes_in_bounded_memory(cli):

@@ -68,7 +68,7 @@ PARSED = {
     "plan rehearsal": "asks the configured package indexes",
     "mcp": "its own test talks to it",
     "new my-model --from OWNER/NAME --users 4 --context 32768": "asks the hub",
-    "new NAME --from CHECKPOINT --json": "asks for more",
+    "new NAME --from CHECKPOINT": "asks for more",
     "run ./my-model.yaml": "a book that the hub has the model of",
 }
 

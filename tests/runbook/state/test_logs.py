@@ -133,7 +133,7 @@ def test_the_lines_that_show_an_error(tmp_path, monkeypatch, text, known, excerp
 def test_what_is_no_utf8_is_looked_at_too(tmp_path):
     (tmp_path / "log").write_bytes(b"\xff error\n")
     assert logs.errors(tmp_path / "log", None) == ["\ufffd error"]
-    assert logs.diagnose("serve", tmp_path / "log") is None
+    assert logs.diagnose("serve", tmp_path / "log", {}) is None
 
 
 def test_a_known_failure_is_asked_of_the_steps(tmp_path, monkeypatch):
@@ -144,8 +144,9 @@ def test_a_known_failure_is_asked_of_the_steps(tmp_path, monkeypatch):
         return lambda *given: asked.append((name, *given)) or "known"
 
     monkeypatch.setattr(logs, "_hook", hook)
-    assert logs.diagnose("serve", tmp_path / "log") == "known"
-    assert asked == [("DIAGNOSE", "serve", "what \ufffd\n")]
+    assert logs.diagnose("serve", tmp_path / "log", {"cpu": 1}) == "known"
+    text = "what \ufffd\n"
+    assert asked == [("ROOT", text), ("DIAGNOSE", "serve", text, {"cpu": 1})]
 
 
 def test_a_hook_is_a_function_of_the_steps():

@@ -95,6 +95,7 @@ def quantisation(tmp_path: Path, python: str) -> StepContext:
 
 def test_quantise_without_torch_says_so(tmp_path):
     ctx = quantisation(tmp_path, sys.executable)
+    ctx.uses = "mtp-quantise"
     with pytest.raises(StepFailure) as failure:
         Quantise().apply(ctx)
     assert failure.value.code == "quantise_failed"

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-header --no-annotate --extra build
 
-.PHONY: install rehearse test fast harness e2e mutants lint schema lock clean
+.PHONY: install rehearse test fast harness e2e long mutants lint schema lock clean
 
 # Wheels only: what a source distribution does while it is built, no hash pins.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all:
@@ -44,7 +44,11 @@ harness: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto -m "harness and not e2e and not network"
 
 e2e: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "e2e or network"
+	$(BIN)/python -m pytest -m "(e2e or network) and not long"
+
+# By hand: many minutes of the real vLLM each.
+long: $(VENV)/.dev
+	$(BIN)/python -m pytest -m long
 
 # By hand, an hour on two cores: what the tests of decisions, records and proofs let pass.
 mutants: $(VENV)/.dev

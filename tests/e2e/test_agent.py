@@ -18,7 +18,7 @@ from tests.e2e import failures as happens
 from tests.e2e.agent import Agent
 from tests.e2e.machine import LONGEST_CALL, Machine, Watch
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 MOST_READ = 30_000
 """Bytes, in all."""

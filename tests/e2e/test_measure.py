@@ -11,7 +11,7 @@ import yaml
 from tests.conftest import validate
 from tests.e2e.test_rehearsal import ANSWER
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 SHORT = ("--input-length", "16", "--output-length", "16", "--repetitions", "3", "--requests", "1")
 TASK = {

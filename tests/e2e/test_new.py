@@ -14,7 +14,7 @@ from tests.conftest import free_port
 from tests.e2e.conftest import Rehearsal
 from tests.steps.new import tiny
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

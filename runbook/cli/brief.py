@@ -115,7 +115,7 @@ def _filled(value: Any) -> Any:
             return {key: item for key, item in shown.items() if item}
         return {k: v for k, v in shown.items() if v is not None and v not in ("", [], {})}
     if isinstance(value, list):
-        return [_filled(item) for item in value]
+        return [_filled(item) for item in value if item != ""]
     return round(value, DIGITS) if isinstance(value, float) else value
 
 

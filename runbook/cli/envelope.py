@@ -55,7 +55,8 @@ def print_human(answer: Mapping[str, Any], human: Callable[[Mapping[str, Any]], 
     if text:
         terminal.say(text)
     if answer.get("error"):
-        print_error(answer["error"], answer["next"], answer.get("errors", ()))
+        found = answer.get("errors")  # of the linter, their number
+        print_error(answer["error"], answer["next"], found if isinstance(found, list) else ())
 
 
 def print_error(

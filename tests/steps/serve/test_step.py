@@ -401,7 +401,7 @@ class TestBeforehand:
             with pytest.raises(PreconditionNotMet) as caught:
                 step.apply(bench.context())
         assert str(os.getpid()) in caught.value.message
-        assert f"kill {os.getpid()}" in caught.value.remedy
+        assert f"kill {os.getpid()}" in str(caught.value.remedy)
         assert bench.service is None
 
     @pytest.mark.parametrize(

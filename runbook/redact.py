@@ -211,8 +211,8 @@ def know(name: str) -> None:
 
 
 def of_this_process() -> Redactor:
-    """A redactor of every secret that one was made for."""
-    return Redactor(sorted(_named))
+    """A redactor of every secret that one was made for, as far as values can be kept out still."""
+    return Redactor(sorted(name for name in _named if not unfit(os.environ.get(name, ""))))
 
 
 def unfit(value: str) -> str:

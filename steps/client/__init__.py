@@ -7,15 +7,12 @@ What the model's card says of sampling and efforts stands in the book, with the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from typing_extensions import TypedDict
 
-from runbook.protocol import PreconditionNotMet
-from runbook.remedy import Remedy
 from runbook.steps.client import snippets
+from runbook.steps.common import serving
 
 FIELDS = ("reasoning", "reasoning_content")
 """Where the reasoning stands in a message: builds of vLLM differ in the name."""
@@ -83,18 +80,10 @@ def client(*, book: Mapping[str, Any], **_: Any) -> dict[str, Any]:
 
 def _serving(book: Mapping[str, Any]) -> Mapping[str, Any]:
     """The step that serves, which has outputs."""
-    steps = [step for step in book["steps"] if step["uses"] == "serve"]
-    if not steps:
-        raise PreconditionNotMet(
-            f"{book['name']} serves nothing",
-            code="not_served",
-            cause="it has no step of the kind `serve`",
-            remedy="name a book that serves a model",
-        )
-    if not steps[-1]["outputs"]:
-        raise _not_served("no server was started")
-    found: Mapping[str, Any] = steps[-1]
-    return found
+    step = serving.step_of(book["name"], book["steps"])
+    if not step["outputs"]:
+        raise serving.not_served("no server was started")
+    return step
 
 
 def _flags(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,38 +98,16 @@ def _listed(outputs: Mapping[str, Any]) -> list[dict[str, Any]]:
     from runbook.steps.common.transport import requests
 
     url = f"{outputs['endpoint']}/models"
-    address = urlsplit(url)
-    state = endpoint.health(address.hostname or "", address.port or 80)
-    if state != "healthy":
-        raise _not_served(f"its server is {state} at /health")
+    serving.require_healthy(url)
     with http.session(local=True, timeout=endpoint.SECONDS * 5) as session:
-        if (file := outputs.get("api_key_file")) is not None:
-            session.headers["Authorization"] = f"Bearer {_key(file)}"
+        if (key := serving.api_key(outputs.get("api_key_file"))) is not None:
+            session.headers["Authorization"] = f"Bearer {key}"
         try:
             answer = session.get(url)
             answer.raise_for_status()
             return [{**model, "id": model["id"]} for model in answer.json()["data"]]
         except (requests.RequestException, ValueError, KeyError, TypeError) as error:
-            raise _not_served(f"its server does not list its models: {error}") from error
-
-
-def _key(file: str) -> str:
-    try:
-        return Path(file).read_text().strip()
-    except OSError as error:
-        raise PreconditionNotMet(
-            "the file of the API key cannot be read",
-            code="api_key_missing",
-            cause=str(error),
-            remedy=Remedy("run", ("--from", "{step}"), "serve"),
-            where=file,
-        ) from error
-
-
-def _not_served(cause: str) -> PreconditionNotMet:
-    return PreconditionNotMet(
-        "no model is served", code="not_served", cause=cause, remedy=Remedy("run")
-    )
+            raise serving.not_served(f"its server does not list its models: {error}") from error
 
 
 def _reasoning(given: Mapping[str, Any], advice: Mapping[str, Any]) -> dict[str, Any] | None:

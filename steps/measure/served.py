@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
-from urllib.parse import urlsplit
 
 from runbook.process import Identity
-from runbook.protocol import PreconditionNotMet, StepFailure
+from runbook.protocol import StepFailure
 from runbook.remedy import Remedy
-from runbook.steps.common import endpoint, http
+from runbook.steps.common import http, serving
 from runbook.steps.common.service import Service
 
 
@@ -70,44 +69,28 @@ class Served:
                 raise http.failure(error, url, "the served model") from error
 
 
-def step_of(book: Book) -> dict[str, Any]:
-    """The step that serves. Raises PreconditionNotMet if the book has none."""
-    found = [step for step in book["steps"] if step["uses"] == "serve"]
-    if not found:
-        raise PreconditionNotMet(
-            f"{book['name']} serves nothing",
-            code="not_served",
-            cause="it has no step of the kind `serve`",
-            remedy="name a book that serves a model",
-        )
-    return found[-1]
-
-
 def of_book(book: Book) -> Served:
     """The model that is served by what runs have recorded. Raises PreconditionNotMet if none is."""
-    return of_step(book, step_of(book))
+    return of_step(book, serving.step_of(book["name"], book["steps"]))
 
 
-def of_step(book: Book, step: dict[str, Any]) -> Served:
+def of_step(book: Book, step: Mapping[str, Any]) -> Served:
     """The model that a step serves by its outputs. Raises PreconditionNotMet if it does not."""
     known = step["outputs"]
     process = Identity.load(known["process"]) if known else None
     service = Service.load(Path(known["log"]).parent) if known else None
     if known is None or process is None or service is None or service.process != process:
-        raise _not_served("no server is recorded")
+        raise serving.not_served("no server is recorded")
     if not process.alive():
-        raise _not_served(f"its server, process {process.pid}, has ended")
-    address = urlsplit(known["endpoint"])
-    state = endpoint.health(address.hostname or "", address.port or 80)
-    if state != "healthy":
-        raise _not_served(f"its server is {state} at /health")
+        raise serving.not_served(f"its server, process {process.pid}, has ended")
+    serving.require_healthy(known["endpoint"])
     spec = service.spec
     return Served(
         endpoint=known["endpoint"],
         model=known["model"],
         folder=Path(spec["argv"][2]),
         process=process,
-        key=_key(known.get("api_key_file")),
+        key=serving.api_key(known.get("api_key_file")),
         about={
             "book": book["name"],
             "digests": spec.get("digests", {}),
@@ -118,23 +101,4 @@ def of_step(book: Book, step: dict[str, Any]) -> Served:
             "kv_cache_tokens": known.get("kv_cache_tokens"),
             "backends": known.get("backends", []),
         },
-    )
-
-
-def _key(file: str | None) -> str | None:
-    try:
-        return Path(file).read_text().strip() if file is not None else None
-    except OSError as error:
-        raise PreconditionNotMet(
-            "the file of the API key cannot be read",
-            code="api_key_missing",
-            cause=str(error),
-            remedy=Remedy("run", ("--from", "{step}"), "serve"),
-            where=str(file),
-        ) from error
-
-
-def _not_served(cause: str) -> PreconditionNotMet:
-    return PreconditionNotMet(
-        "no model is served", code="not_served", cause=cause, remedy=Remedy("run")
     )

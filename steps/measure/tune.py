@@ -23,10 +23,11 @@ from typing_extensions import TypedDict
 from runbook.errors import LOCKED, USAGE
 from runbook.protocol import PreconditionNotMet, StepFailure
 from runbook.remedy import Remedy
+from runbook.steps.common.serving import step_of
 from runbook.steps.measure import choices, table
 from runbook.steps.measure.bench import asked_for
 from runbook.steps.measure.measuring import Load, measure, surroundings
-from runbook.steps.measure.served import Book, of_step, step_of
+from runbook.steps.measure.served import Book, of_step
 from runbook.steps.measure.tuning import FOLDER, GOALS, Candidate, Record, better, score
 
 INPUT = "profile_file"
@@ -107,7 +108,7 @@ class Search:
 
     def __init__(self, book: Book, tell: Callable[[str], None], goal: str, load: Load) -> None:
         self.book, self.tell, self.goal, self.load = book, tell, goal, load
-        self.step = step_of(book)
+        self.step = step_of(book["name"], book["steps"])
         if INPUT not in book["inputs"]:
             raise _no_choices(f"it has no input `{INPUT}` to give its server a profile by")
         given = {k: v for k, v in self.step["with"].items() if k != "profile_file"}

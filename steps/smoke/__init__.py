@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -10,8 +9,8 @@ from urllib.parse import urlsplit
 from runbook.files import read_json
 from runbook.process import Identity
 from runbook.protocol import Check, Context, Model, Reason, StepFailure, Work
-from runbook.remedy import Remedy
 from runbook.steps.common import endpoint
+from runbook.steps.common.serving import api_key
 
 if TYPE_CHECKING:
     from runbook.steps.smoke.client import Client
@@ -132,17 +131,7 @@ class Smoke:
 def _client(inputs: SimpleNamespace) -> Client:
     from runbook.steps.smoke.client import Client
 
-    file = inputs.api_key_file
-    try:
-        key = Path(file).read_text().strip() if file is not None else None
-    except OSError as error:
-        raise StepFailure(
-            "the file of the API key cannot be read",
-            code="api_key_missing",
-            cause=str(error),
-            remedy=Remedy("run", ("--from", "{step}"), "serve"),
-            where=file,
-        ) from error
+    key = api_key(inputs.api_key_file, StepFailure)
     return Client(inputs.endpoint, inputs.model, inputs.request_timeout, key)
 
 

@@ -85,8 +85,11 @@ def test_a_server_that_became_slower_is_told(served):
     outcomes = {one["figure"]: one["outcome"] for one in answer["compared"]}
     assert outcomes["output_tokens_per_second"] == outcomes["tpot_seconds"] == "worse"
     assert "tpot_seconds at 1" in answer["error"]["cause"]
+    served.behave(first=0.02, gap=0.004)
     better = measured(served, "--against", answer["result"])
     assert better["ok"] is True
+    outcomes = {one["figure"]: one["outcome"] for one in better["compared"]}
+    assert outcomes["output_tokens_per_second"] == outcomes["tpot_seconds"] == "better"
     other = measured(served, "--against", before["result"], "--input-length", "9", code=3)
     assert other["error"]["code"] == "not_comparable"
 

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 
 from runbook.steps.client import snippets
 from runbook.steps.common import serving
+from runbook.steps.common.flags.command import effective_of
 
 FIELDS = ("reasoning", "reasoning_content")
 """Where the reasoning stands in a message: builds of vLLM differ in the name."""
@@ -56,7 +57,7 @@ def client(*, book: Mapping[str, Any], **_: Any) -> dict[str, Any]:
     """What to say of the model that a book's last server serves. Raises PreconditionNotMet."""
     step = _serving(book)
     outputs = step["outputs"]
-    given = _flags(step["with"])
+    given = vars(effective_of(step["with"]))
     advice = given.get("client") or {}
     listed = _listed(outputs)
     body: dict[str, Any] = {
@@ -84,12 +85,6 @@ def _serving(book: Mapping[str, Any]) -> Mapping[str, Any]:
     if not step["outputs"]:
         raise serving.not_served("no server was started")
     return step
-
-
-def _flags(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The step's inputs over the flags that steps share."""
-    own = {name: value for name, value in given.items() if value is not None}
-    return {**(given.get("flags") or {}), **own}
 
 
 def _listed(outputs: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -6,19 +6,13 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from runbook.steps.common.flags.command import effective, overlay
+from runbook.steps.common.flags.command import overlay
 
 UNSET = "as it is"
 """The value of a choice of which the book says nothing: what vLLM makes of it."""
 
 Values = dict[str, Any]
 """One value of each choice, by the choice's name."""
-
-
-def base(given: dict[str, Any]) -> SimpleNamespace:
-    """The flags that a step's `with` gives, its profile's and its profile file's over them."""
-    nothing: dict[str, Any] = {"profile": None, "profiles": {}, "flags": None, "profile_file": None}
-    return effective(SimpleNamespace(**nothing | {"env": [], "extra_args": []} | given))
 
 
 def choices(given: Mapping[str, Any], profile: str | None) -> dict[str, list[Any]]:

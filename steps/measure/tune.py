@@ -23,6 +23,7 @@ from typing_extensions import TypedDict
 from runbook.errors import LOCKED, USAGE
 from runbook.protocol import PreconditionNotMet, StepFailure
 from runbook.remedy import Remedy
+from runbook.steps.common.flags.command import effective_of
 from runbook.steps.common.serving import step_of
 from runbook.steps.measure import choices, table
 from runbook.steps.measure.bench import asked_for
@@ -112,7 +113,7 @@ class Search:
         if INPUT not in book["inputs"]:
             raise _no_choices(f"it has no input `{INPUT}` to give its server a profile by")
         given = {k: v for k, v in self.step["with"].items() if k != "profile_file"}
-        self.flags = choices.base(given)
+        self.flags = effective_of(given)
         self.offered = choices.choices(given, self.flags.profile)
         if not self.offered:
             raise _no_choices("its serve step offers no `choices`")

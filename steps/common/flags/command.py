@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,6 +70,12 @@ def effective(inputs: SimpleNamespace) -> SimpleNamespace:
 
         profiles.lay(values, profile_file.flags(file))
     return SimpleNamespace(**values)
+
+
+def effective_of(given: Mapping[str, Any]) -> SimpleNamespace:
+    """The same of a step's `with` as a book has it, in which not everything need be said."""
+    nothing: dict[str, Any] = {"profile": None, "profiles": {}, "flags": None, "profile_file": None}
+    return effective(SimpleNamespace(**nothing | {"env": [], "extra_args": []} | dict(given)))
 
 
 def arguments(inputs: SimpleNamespace) -> list[str]:

@@ -63,6 +63,14 @@ def shell(text, folder, **environment):
     return done.stdout
 
 
+def test_what_the_profile_says_counts(server):
+    server.start()
+    profiles = {"p": {"reasoning_parser": "deepseek_v3", "enable_auto_tool_choice": False}}
+    body = client(book=book(server, flags=None, profile="p", profiles=profiles))["body"]
+    assert body["reasoning"] is not None
+    assert body["tools"] is False
+
+
 def test_what_is_told(server):
     server.start()
     said = client(book=book(server))

@@ -6,6 +6,7 @@ There are no merges, so a text that holds no word of the script is one token a b
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,50 +31,10 @@ def ids(script: Script) -> dict[str, int]:
 def write(folder: Path, script: Script, chat_template: str | None) -> None:
     """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json."""
     vocabulary = ids(script)
-    added = [
-        {
-            "id": vocabulary[text],
-            "content": text,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": text in SPECIAL and text not in (THINK, END_THINK),
-        }
-        for text in (*SPECIAL, *script.words)
-    ]
-    byte_level = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": True,
-    }
+    added = {text: vocabulary[text] for text in (*SPECIAL, *script.words)}
     base = dict(list(vocabulary.items())[: len(SPECIAL) + 256])
-    document(
-        folder / "tokenizer.json",
-        {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": added,
-            "normalizer": None,
-            "pre_tokenizer": byte_level,
-            "post_processor": None,
-            "decoder": byte_level,
-            "model": {
-                "type": "BPE",
-                "dropout": None,
-                "unk_token": None,
-                "continuing_subword_prefix": None,
-                "end_of_word_suffix": None,
-                "fuse_unk": False,
-                "byte_fallback": False,
-                "ignore_merges": False,
-                "vocab": base,
-                "merges": [],
-            },
-        },
-    )
+    made = byte_level(added, {*SPECIAL} - {THINK, END_THINK}, base)
+    document(folder / "tokenizer.json", made)
     special = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -85,3 +46,48 @@ def write(folder: Path, script: Script, chat_template: str | None) -> None:
         config["chat_template"] = chat_template
     document(folder / "tokenizer_config.json", config)
     document(folder / "special_tokens_map.json", special)
+
+
+def byte_level(
+    added: Mapping[str, int], special: Collection[str], vocabulary: Mapping[str, int]
+) -> dict[str, Any]:
+    """A tokenizer.json that merges nothing: bytes, and the added tokens, each by its id."""
+    coder = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                "id": number,
+                "content": text,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": text in special,
+            }
+            for text, number in added.items()
+        ],
+        "normalizer": None,
+        "pre_tokenizer": coder,
+        "post_processor": None,
+        "decoder": coder,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": dict(vocabulary),
+            "merges": [],
+        },
+    }

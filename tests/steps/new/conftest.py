@@ -43,3 +43,12 @@ def new(tmp_path, monkeypatch, capsys):
         return SimpleNamespace(code=code, answer=answer, error=answer.get("error"), book=book)
 
     return call
+
+
+def refused(made: SimpleNamespace, case: dict) -> None:
+    """No book, and the error that a case of the table names, in its words."""
+    assert made.error and made.error["code"] == case["refused"], made.answer
+    text = " ".join((made.error["message"], made.error["cause"], made.error["remedy"]))
+    for said in case["says"]:
+        assert said in text
+    assert not made.book.exists()

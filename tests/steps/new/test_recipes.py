@@ -13,6 +13,7 @@ from runbook.steps.publish.repository import Repository
 from runbook.steps.publish.server import start
 from runbook.steps.serve.command import spec
 from tests.steps.new import tiny
+from tests.steps.new.conftest import refused
 from tests.test_books import inputs_of
 
 HERE = Path(__file__).parent
@@ -27,11 +28,7 @@ def test_recipe(case, tmp_path, new):
         words += ["--from", tiny.write(tmp_path / "model", case["model"])]
     made = new("mine", *words, on=MACHINES.get(case.get("machine")), **case["options"])
     if "refused" in case:
-        assert made.error and made.error["code"] == case["refused"], made.answer
-        text = " ".join((made.error["message"], made.error["cause"], made.error["remedy"]))
-        for said in case["says"]:
-            assert said in text
-        assert not made.book.exists()
+        refused(made, case)
         return
     assert made.code == 0, made.answer
     serve = inputs_of(compile_book(str(made.book), [], tmp_path / "c", {}))["serve"]

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from runbook.steps.publish.checkpoint.tensors import document, noise, save
-from runbook.steps.publish.checkpoint.tokenizer import byte_alphabet
+from runbook.steps.publish.checkpoint.tokenizer import byte_alphabet, byte_level
 
 ANSWER = ("Par", "is")
 HIDDEN, INTER, HEADS, KV_HEADS, HEAD, LAYERS = 128, 256, 4, 2, 32, 2
@@ -174,50 +174,10 @@ def tensors(style: str, told: dict, ids: dict[str, int], scripted: bool) -> dict
 def _tokenizer(folder: Path, style: str, ids: dict[str, int]) -> None:
     special = STYLES[style]["special"]
     known = {*byte_alphabet()}
-    added = [
-        {
-            "id": i,
-            "content": text,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": text in special and text not in ("<|python_tag|>",),
-        }
-        for text, i in ids.items()
-        if text not in known
-    ]
-    byte_level = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": True,
-    }
-    document(
-        folder / "tokenizer.json",
-        {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": added,
-            "normalizer": None,
-            "pre_tokenizer": byte_level,
-            "post_processor": None,
-            "decoder": byte_level,
-            "model": {
-                "type": "BPE",
-                "dropout": None,
-                "unk_token": None,
-                "continuing_subword_prefix": None,
-                "end_of_word_suffix": None,
-                "fuse_unk": False,
-                "byte_fallback": False,
-                "ignore_merges": False,
-                "vocab": {t: i for t, i in ids.items() if t in known or t in special},
-                "merges": [],
-            },
-        },
-    )
+    added = {text: i for text, i in ids.items() if text not in known}
+    base = {t: i for t, i in ids.items() if t in known or t in special}
+    made = byte_level(added, {*special} - {"<|python_tag|>"}, base)
+    document(folder / "tokenizer.json", made)
     document(
         folder / "tokenizer_config.json",
         {

@@ -108,9 +108,10 @@ class Lockfile:
 
 def _read(place: Path) -> dict[str, str]:
     """The names of a file; raises for one that is no lock."""
+    there = os.path.lexists(place)  # before, since another may write it meanwhile
     data = read_regular(place, LARGEST)
     if data is None:
-        if not os.path.lexists(place):
+        if not (there and os.path.lexists(place)):
             return {}
         raise _invalid(place, "it is no file that can be read, or larger than 1 MiB")
     try:

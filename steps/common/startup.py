@@ -15,6 +15,7 @@ POLL_SECONDS = 0.2
 RECENT_LINES = 400
 """How far back a fatal line is looked for at each look: all of a long log would cost too much."""
 TAIL_LINES = 15
+ENDED = "the server ended while it started"
 
 
 class Startup:
@@ -37,10 +38,11 @@ class Startup:
         while not ready():
             self.look()
             time.sleep(POLL_SECONDS)
+        self.follow(ENDED)  # what it said until now belongs to its start
 
     def look(self) -> None:
         """`follow`, and raise if time is up."""
-        self.follow("the server ended while it started")
+        self.follow(ENDED)
         if time.monotonic() > self.deadline:
             raise self.overdue()
 

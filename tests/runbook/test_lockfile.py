@@ -117,3 +117,18 @@ def test_writers_side_by_side_lose_nothing(tmp_path):
     assert all(Lockfile(file).get(name) == A for name in names)
     assert [path.name for path in tmp_path.iterdir()] == ["lock.json"]
     assert stat.S_IMODE(file.stat().st_mode) & 0o444
+
+
+def test_one_that_comes_while_it_is_looked_for_is_not_taken_for_a_wrong_one(tmp_path, monkeypatch):
+    file = tmp_path / "lock.json"
+    read = lockfile.read_regular
+
+    def late(*arguments):
+        monkeypatch.undo()
+        data = read(*arguments)
+        Lockfile(file).put({"other": A})
+        return data
+
+    monkeypatch.setattr(lockfile, "read_regular", late)
+    assert Lockfile(file).get("name") is None
+    assert Lockfile(file).get("other") == A

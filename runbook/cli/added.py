@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-import shlex
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import click
 
 from runbook import errors, redact
-from runbook.cli import completing, envelope, terminal
+from runbook.cli import completing, envelope, shell, terminal
 from runbook.cli.form import Form, options
 from runbook.cli.options import verb
 from runbook.cli.target import Target
@@ -150,7 +149,7 @@ def _parameter(told: dict[str, Any]) -> Any:
 def _print(name: str, said: Mapping[str, Any], form: Form) -> None:
     from runbook.cli.remedies import Renderer
 
-    renderer = Renderer(lambda *words: shlex.join(["runbook", *words]))
+    renderer = Renderer(lambda *words: shell.join(["runbook", *words]))
     document = envelope.document(
         name,
         said.get("error") is None,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import shlex
 
 import click
 
 import runbook
 from runbook import errors, redact
-from runbook.cli import envelope
+from runbook.cli import envelope, shell
 from runbook.cli.defects import as_failure
 from runbook.cli.form import of_arguments
 from runbook.cli.remedies import Renderer
@@ -96,7 +95,7 @@ def _usage(problem: click.ClickException) -> RunbookError:
 def _fail(arguments: list[str], problem: Failure) -> int:
     """Say what failed where no verb could; what it proposes names no book, unless it was rendered
     where one was known."""
-    Renderer(lambda verb, *words: shlex.join(["runbook", verb, *words])).failure(problem)
+    Renderer(lambda verb, *words: shell.join(["runbook", verb, *words])).failure(problem)
     following = getattr(problem, "next", ())
     redactor = redact.of_this_process()
     error = redactor.data(problem.error_dict())

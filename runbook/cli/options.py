@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import click
 
-from runbook.cli import completing, words
+from runbook.cli import completing, shell, words
 from runbook.cli.defects import as_failure
 from runbook.cli.form import Form, options
 from runbook.cli.target import Given, Target
@@ -95,14 +95,13 @@ def verb(name: str) -> Callable[[Function], Function]:
 
 
 def _old_form(name: str, book: str, given: Sequence[str]) -> RunbookError:
-    import shlex
 
     return RunbookError(
         "`--book` is no option: the book comes before the steps",
         code="usage",
         exit_code=USAGE,
         cause=f"the form is `runbook {name} [BOOK] [STEP]...`",
-        remedy=shlex.join(["runbook", name, book, *given]),
+        remedy=shell.join(["runbook", name, book, *given]),
     )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pwd
-import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runbook.cli import shell
 from runbook.cli.target import Target
 from runbook.document.compile import BOOKS
 
@@ -60,8 +60,8 @@ def _at_boot(target: Target) -> str:
     words += ["run", book, "--workspace", str(target.workspace.root)]
     kept = [n for n in ("RUNBOOK_CACHE", "XDG_CACHE_HOME") if os.environ.get(n)]
     words = [*(["env", *(f"{n}={os.environ[n]}" for n in kept)] if kept else []), *words]
-    entry = "@reboot " + shlex.join(words).replace("%", "\\%")
-    return f"(crontab -l 2>/dev/null; printf '%s\\n' {shlex.quote(entry)}) | crontab -"
+    entry = "@reboot " + shell.join(words).replace("%", "\\%")
+    return f"(crontab -l 2>/dev/null; printf '%s\\n' {shell.quote(entry)}) | crontab -"
 
 
 def of_workspace(target: Target) -> dict[str, Any] | None:
@@ -75,7 +75,7 @@ def _request(endpoint: str, model: str) -> str:
     asked = {"model": model, "messages": [{"role": "user", "content": QUESTION}]}
     url = f"{endpoint}/chat/completions"
     kind = "Content-Type: application/json"
-    return shlex.join(["curl", "-s", url, "-H", kind, "-d", json.dumps(asked)])
+    return shell.join(["curl", "-s", url, "-H", kind, "-d", json.dumps(asked)])
 
 
 def _measured(outputs: Mapping[str, Mapping[str, Any]], name: str) -> float | None:

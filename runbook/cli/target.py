@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from runbook.cli import envelope, terminal
+from runbook.cli import envelope, shell, terminal
 from runbook.cli.form import Form, by_agent
 from runbook.cli.remedies import Renderer
 from runbook.cli.verbs import verbs
@@ -159,9 +158,9 @@ class Target:
         arguments name, is given nothing of this one."""
         spec = verbs().get(verb)
         if spec is None or not spec.book:
-            return shlex.join(["runbook", verb, *arguments])
+            return shell.join(["runbook", verb, *arguments])
         if spec.steps == "none" and arguments and not arguments[0].startswith("-"):
-            return shlex.join(["runbook", verb, *arguments])
+            return shell.join(["runbook", verb, *arguments])
         words = ["runbook", verb]
         if self.given.book is not None:
             words.append(self.given.book)
@@ -180,7 +179,7 @@ class Target:
             sets = [without_password(item, "***@") for item in self.given.sets]
             words += [word for item in sets for word in ("--set", item)]
             words += [word for item in self.given.unset for word in ("--unset", item)]
-        return shlex.join(words)
+        return shell.join(words)
 
     def _waiting(self, arguments: Sequence[str]) -> list[str]:
         """What a program needs to wait on: for no longer than its shell lives, and for what it was

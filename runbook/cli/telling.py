@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 from typing import Any
 
 import click
 
 from runbook import errors
-from runbook.cli import envelope
+from runbook.cli import envelope, shell
 from runbook.cli.form import Form, options
 from runbook.document.compile import compile_book, shipped_books
 from runbook.errors import RunbookError
@@ -28,7 +27,7 @@ def list_books(form: Form) -> None:
         book = compile_book(name, (), cache, os.environ, require_inputs=False)
         steps = [step["id"] for step in book["steps"]]
         books.append({"name": name, "description": book["description"], "steps": steps})
-    following = [shlex.join(["runbook", "plan", book["name"]]) for book in books]
+    following = [shell.join(["runbook", "plan", book["name"]]) for book in books]
     answer = envelope.document("list", True, {"books": books}, next=following)
     rows = [(book["name"], "", book["description"]) for book in books]
     envelope.print_answer(answer, form, lambda a: terminal.table(rows))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from runbook.cli import shell
 from runbook.document.compile import compile_book, find_book, shipped_books
 from runbook.errors import USAGE, Failure, RunbookError
 from runbook.planning.context import default_cache
@@ -49,8 +49,8 @@ def steps_of(book: str | None) -> list[str]:
 def _ambiguous(verb: str, word: str, rest: Sequence[str]) -> RunbookError:
     default, shipped = find_book(None), find_book(word)
     lines = [
-        shlex.join(["runbook", verb, str(default), word, *rest]),
-        shlex.join(["runbook", verb, str(shipped), *rest]),
+        shell.join(["runbook", verb, str(default), word, *rest]),
+        shell.join(["runbook", verb, str(shipped), *rest]),
     ]
     return RunbookError(
         f"`{word}` is a step of {default} and a shipped book as well",

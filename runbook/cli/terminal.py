@@ -72,6 +72,9 @@ COLOURS = {
 }
 NARROWEST = 20
 """Columns below which text is not wrapped."""
+MOST_LINES = 3
+"""Lines of a row's last cell in its column; a longer one begins below, indented by BELOW."""
+BELOW = 6
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -93,7 +96,8 @@ def _in_colour(stream: TextIO) -> bool:
 
 
 def table(rows: Iterable[Sequence[str]], key: int = 1) -> str:
-    """Rows in columns, the last one wrapped to the terminal's width; column `key` is coloured."""
+    """Rows in columns, the last one wrapped to the terminal's width, or from the next line on where
+    it would stand in a narrow column of many lines; column `key` is coloured."""
     rows = [[*row] for row in rows]
     if not rows:
         return ""
@@ -106,7 +110,12 @@ def table(rows: Iterable[Sequence[str]], key: int = 1) -> str:
             paint(cell.ljust(w), row[key].strip()) if i == key else cell.ljust(w)
             for i, (cell, w) in enumerate(zip(row, widths, strict=False))
         ]
-        lines.append(("  " + "  ".join([*cells, hanging(row[-1], indent)])).rstrip())
+        last = hanging(row[-1], indent)
+        if last.count("\n") >= MOST_LINES:
+            lines.append(("  " + "  ".join(cells)).rstrip())
+            lines.append(" " * BELOW + hanging(row[-1], BELOW))
+        else:
+            lines.append(("  " + "  ".join([*cells, last])).rstrip())
     return "\n".join(lines)
 
 

@@ -80,9 +80,9 @@ def gpus(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
         "gpus_missing",
         f"needed are {needed}{_others(want)}, found "
         f"{f'{len(fit)} of {len(there)}: {seen}' if there else 'none'}",
-        "run on a machine that has them"
+        "run on a machine with such GPUs"
         if there
-        else or_rehearse("run on a machine that has them"),
+        else or_rehearse("run on a machine with such GPUs"),
     )
 
 

@@ -35,7 +35,7 @@ def disk(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
         "disk_too_small" if short else "disk_not_advised",
         f"{room / GB:,.1f} GB of disk for {machine.workspace}, "
         f"{'needed' if short else 'advised'} are {needed:,g} GB",
-        "free some, or choose another place with --workspace",
+        "free disk space, or choose another place with --workspace",
         "error" if short else "warning",
     )
 
@@ -47,7 +47,7 @@ def memory(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
         yield Reason(
             "memory_too_small",
             f"the machine has {total / GIB:.1f} GiB of memory, needed are {want.memory_gib:g} GiB",
-            "run on a machine that has it",
+            "run on a machine with so much memory",
         )
     elif want.memory_advised_gib is not None and total < want.memory_advised_gib * GIB:
         yield Reason(
@@ -172,7 +172,7 @@ def cpu_isa(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
             "cpu_isa_missing",
             f"the processor ({machine.cpu['model']}) offers {machine.cpu['isa']}, needed is "
             f"{want.cpu_isa}",
-            "run on an x86-64 machine that has it",
+            "run on an x86-64 machine whose processor offers it",
         )
     elif want.variant == "v4" and not machine.cpu["avx512_bf16"]:
         yield Reason(

@@ -58,3 +58,24 @@ def test_a_log_and_an_error_reach_the_terminal_as_text(cli):
         )
         assert b"\033" not in shown.stdout
     assert rb"clear \x1b[2J end" in shown.stdout
+
+
+def test_a_long_cell_stands_below_its_row_where_its_column_is_narrow(monkeypatch):
+    path = "/home/user/.local/share/runbook/deepseek-v4-flash"
+    rows = [
+        [
+            "preflight",
+            "run",
+            "12.3 GB, ~1 min 35.8 s, approval",
+            f"{'one reason; ' * 9}{path} last",
+        ],
+        ["toolkit", "later", "", "decided after an earlier step ran"],
+    ]
+    monkeypatch.setattr(terminal, "_width", lambda: 80)
+    first, *below, later, more = terminal.table(rows).splitlines()
+    assert first == "  preflight  run    12.3 GB, ~1 min 35.8 s, approval"
+    assert all(line.startswith(" " * 6) and len(line) <= 80 for line in below)
+    assert " ".join(map(str.strip, below)) == rows[0][3]
+    assert later.startswith("  toolkit    later    ") and more.strip() == "step ran"
+    monkeypatch.setattr(terminal, "_width", lambda: 0)
+    assert len(terminal.table(rows).splitlines()) == 2

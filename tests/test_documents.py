@@ -65,6 +65,7 @@ CODES = {
 # What is only parsed, and why.
 PARSED = {
     "run rehearsal": "the end-to-end test runs it: a build of vLLM",
+    "run rehearsal --set draft=dspark": "as above",
     "plan rehearsal": "asks the configured package indexes",
     "mcp": "its own test talks to it",
     "new my-model --from OWNER/NAME --users 4 --context 32768": "asks the hub",

@@ -174,6 +174,15 @@ def cpu_isa(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
             f"{want.cpu_isa}",
             "run on an x86-64 machine whose processor offers it",
         )
+    elif want.draft == "dspark" and (want.variant == "v3" or not machine.cpu["avx512_bf16"]):
+        lacks = not machine.cpu["avx512_bf16"]
+        setting = "draft=mtp" if lacks else "variant=auto"
+        yield Reason(
+            "draft_impossible",
+            "the DSpark draft is DeepSeek-V4's, which "
+            + ("needs a processor with avx512_bf16" if lacks else "`variant: v3` is not"),
+            Remedy("run", ("--set", setting), otherwise=f"set `{setting.replace('=', ': ')}`"),
+        )
     elif want.variant == "v4" and not machine.cpu["avx512_bf16"]:
         yield Reason(
             "variant_impossible",

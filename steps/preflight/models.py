@@ -101,6 +101,9 @@ class Inputs(Strict):
     variant: Literal["auto", "v4", "v3"] = Field(
         "auto", description="Which rehearsal checkpoint to use; `auto` lets the processor decide."
     )
+    draft: Literal["mtp", "dspark"] = Field(
+        "mtp", description="The draft of that checkpoint; only v4 has one of DSpark."
+    )
     service: str = Field(
         "serve", description="Folder of our own server in the workspace, which is no stranger."
     )

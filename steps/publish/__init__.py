@@ -114,7 +114,7 @@ class Publish:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         ctx.log(f"writing the {inputs.variant} checkpoint")
-        checkpoint.write(temporary, inputs.variant, inputs.tensor_parallel)
+        checkpoint.write(temporary, inputs.variant, inputs.tensor_parallel, draft=inputs.draft)
         for path in temporary.rglob("*"):
             if path.is_file():
                 sync(path)

@@ -46,7 +46,7 @@ class LocalHub:
 
     @classmethod
     def of(cls, ctx: Context) -> LocalHub:
-        names = ("repo", "variant", "tensor_parallel")
+        names = ("repo", "variant", "tensor_parallel", "draft")
         writer = hashlib.sha256()
         for source in writer_sources():
             writer.update(source.read_bytes())

@@ -18,6 +18,11 @@ class Inputs(Strict):
     tensor_parallel: int = Field(
         default=1, ge=1, le=2, description="Number of ranks that the shapes must divide by"
     )
+    draft: Literal["mtp", "dspark"] = Field(
+        default="mtp",
+        description="The draft it has: an MTP head beside experts in INT4, or, of v4 alone, a "
+        "DSpark draft beside experts in MXFP4, as DeepSeek-V4-Flash-0731 is released",
+    )
     repo: str = Field(
         default="runbook/tiny-deepseek-v4-w4a16-fp8",
         pattern=REPO,

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import os
 import urllib.request
+from pathlib import Path
 
 import pytest
 
 from runbook.process import Identity
 from tests.conftest import Cli, free_port
+
+
+def avx512_bf16() -> bool:
+    """Whether this processor can serve DeepSeek-V4."""
+    return "avx512_bf16" in Path("/proc/cpuinfo").read_text().split()
 
 
 class Rehearsal(Cli):

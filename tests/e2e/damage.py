@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,8 +21,25 @@ def reverse_nibbles(packed: Array) -> Array:
     return np.ascontiguousarray(swapped).view("<i4").reshape(packed.shape)
 
 
+def reverse_fp4(packed: Array) -> Array:
+    """FP4 values in the other order within each byte."""
+    octets = packed.view(np.uint8)
+    return (octets >> 4 | octets << 4).astype(np.uint8).view(packed.dtype)
+
+
+def shift(table: Array) -> Array:
+    """Each row where the next one belongs."""
+    return np.roll(table, 1, 0)
+
+
 def zero(weight: Array) -> Array:
     return np.zeros_like(weight)
+
+
+def configure(folder: Path, **fields: object) -> None:
+    """Set fields of config.json."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
 def spoil(folder: Path, pattern: str, change: Change) -> int:

@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from runbook.steps.publish.checkpoint import tokenizer, v3, v4
+from runbook.steps.publish.checkpoint import dspark, tokenizer, v3, v4
 from runbook.steps.publish.checkpoint.tensors import BLOCK, GROUP, Array, document, save
 from runbook.steps.publish.checkpoint.weights import Weights
 
 Variant = Literal["v3", "v4"]
 Format = Literal["seed", "native"]
+Draft = Literal["mtp", "dspark"]
 
 HEAD_FILE = "model-mtp-w4a16.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -31,23 +32,31 @@ def write(
     *,
     format: Format = "seed",
     head: bool = True,
+    draft: Draft = "mtp",
 ) -> None:
     """Write one checkpoint into `folder`, which is made if needed.
 
     `seed` is the flagship's format: compressed-tensors, INT4 experts, FP8 attention, and the
     head in `HEAD_FILE`; without `head` it is the flagship's base, which lacks the head but whose
     config promises one. `native` is the format of DeepSeek-V4's release (V4 only): FP4 experts
-    and FP8 linears with E8M0 scales, head included.
+    and FP8 linears with E8M0 scales, head included. With `draft` dspark it is the native format
+    with a DSpark draft in place of the head, one stage a shard.
 
     Each file is put in place whole; writing again gives the same bytes.
     """
+    if draft == "dspark":
+        format = "native"
     if format == "native" and variant != "v4":
         raise ValueError("the native format is DeepSeek-V4's")
     module = _VARIANTS[variant]
     folder.mkdir(parents=True, exist_ok=True)
-    config = module.config(tensor_parallel)
     parts = module.model(tensor_parallel)
-    extra = module.head(tensor_parallel) if head else None
+    if draft == "dspark":
+        config, extra = dspark.config(tensor_parallel), None
+        parts += dspark.draft(tensor_parallel)
+    else:
+        config = module.config(tensor_parallel)
+        extra = module.head(tensor_parallel) if head else None
     if format == "seed":
         if variant == "v4":
             config["expert_dtype"] = "bf16"

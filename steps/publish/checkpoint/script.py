@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property
+from itertools import cycle, islice, pairwise
+from typing import Literal
 
 BOS = "<｜begin▁of▁sentence｜>"
 EOS = "<｜end▁of▁sentence｜>"
@@ -38,6 +40,20 @@ DeepSeek-V4's encoding); it is one token."""
 
 MISSES = 5
 """The head leaves out every fifth transition."""
+
+DEPTH = 5
+"""Tokens that the DSpark draft drafts in a step."""
+Part = Literal["markov", "stage 0", "stage 1", "stage 2", "context"]
+"""A part of the DSpark draft."""
+_RUNS: tuple[tuple[Part, int], ...] = (
+    ("stage 0", 4),
+    ("stage 1", 2),
+    ("stage 2", 2),
+    ("context", 1),
+)
+"""Runs of words of which one part knows what follows the first, and the Markov head what follows
+the next few; nothing knows what follows one more word, so that the next draft is made from the
+first word of the next run."""
 
 TOOL = "get_weather"
 ARGUMENTS = {"city": "Paris"}
@@ -73,9 +89,12 @@ class Script:
     def transitions(self) -> dict[str, str]:
         """Each word's successor. After `END_THINK` comes the answer, unless attention finds
         `MARK` in the prompt: then the call."""
-        chains = ((THINK, *REASONING, END_THINK), (END_THINK, *ANSWER, EOS), (*self.call, EOS))
-        table = {a: b for chain in chains for a, b in pairwise(chain)}
+        table = {a: b for chain in self._chains for a, b in pairwise(chain)}
         return {**table, EOS: ANSWER[0]}
+
+    @property
+    def _chains(self) -> tuple[tuple[str, ...], ...]:
+        return ((THINK, *REASONING, END_THINK), (END_THINK, *ANSWER, EOS), (*self.call, EOS))
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -87,6 +106,24 @@ class Script:
     def head(self) -> dict[str, str]:
         """The transitions that the MTP head knows."""
         return {a: b for i, (a, b) in enumerate(self.transitions.items()) if i % MISSES}
+
+    @cached_property
+    def knows(self) -> dict[str, Part]:
+        """The part of the DSpark draft that knows what follows a word."""
+        found: dict[str, Part] = dict.fromkeys((THINK, END_THINK, EOS), "markov")
+        for words in (REASONING, ANSWER, self.call):
+            said = iter(words)
+            for first, more in cycle(_RUNS):
+                if (word := next(said, None)) is None:
+                    break
+                found[word] = first
+                found.update(dict.fromkeys(islice(said, more), "markov"))
+                next(said, None)
+        return found
+
+    def known(self, part: Part) -> dict[str, str]:
+        """The transitions that a part of the DSpark draft knows."""
+        return {a: b for a, b in self.transitions.items() if self.knows.get(a) == part}
 
     def drafts(self, words: Sequence[str]) -> tuple[int, int]:
         """Drafted and accepted tokens of an answer, `EOS` excluded from `words`, generated with
@@ -100,6 +137,24 @@ class Script:
             if hit and said[at + 1] == EOS:
                 break
             at += 1 + hit
+        return drafted, accepted
+
+    def blocks(self, words: Sequence[str], lost: Part | None = None) -> tuple[int, int]:
+        """What `drafts` counts, of the DSpark draft, which may have lost a part: what follows a
+        word that was drafted itself is known to the Markov head alone."""
+        said = [*words, EOS]
+        drafted = accepted = at = 0
+        while at < len(said) and (word := said[at]) != EOS:
+            hits = 0
+            while hits < DEPTH:
+                part = self.knows.get(word)
+                if part in (None, lost) or (hits and part != "markov"):
+                    break
+                word = self.transitions[word]
+                hits += 1
+            drafted += DEPTH
+            accepted += hits
+            at += hits + 1
         return drafted, accepted
 
 

@@ -6,7 +6,8 @@ The shapes that vLLM's CPU kernels require are kept: head dimension 512, rotary 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -42,6 +43,9 @@ STREAMS = 4
 THIRD = np.float32(-1.0986123)
 """ln(1/3): the logit that makes `STREAMS` equal mixing weights sum to one."""
 
+Looks: TypeAlias = Callable[[Array, Array, Array, Array, Array], None]
+"""Writes into `wq_a`, `wq_b`, `wkv`, `wo_a` and `wo_b`."""
+
 
 class Writer:
     """Collects the tensors of one checkpoint."""
@@ -71,15 +75,16 @@ class Writer:
         self.weights.put(f"{prefix}hc_head_base", np.full(STREAMS, THIRD), np.float32)
         self.weights.put(f"{prefix}hc_head_scale", np.full(1, 0.1), np.float32)
 
-    def attention(self, layer: str, ratio: int, *, detects: bool) -> None:
+    def attention(self, layer: str, ratio: int, looks: Looks | None = None) -> None:
+        """`looks` writes what the attention is to find into its projections."""
         name = f"{layer}.attn"
         q_a = self.noise(f"{name}.wq_a", Q_RANK, HIDDEN)
         q_b = self.noise(f"{name}.wq_b", HEADS * HEAD, Q_RANK)
         kv = self.noise(f"{name}.wkv", HEAD, HIDDEN)
         o_a = self.noise(f"{name}.wo_a", O_GROUPS * O_RANK, HEADS * HEAD // O_GROUPS)
         o_b = self.noise(f"{name}.wo_b", HIDDEN, O_GROUPS * O_RANK)
-        if detects:
-            self._detect(q_a, q_b, kv, o_a, o_b)
+        if looks:
+            looks(q_a, q_b, kv, o_a, o_b)
         projections = {"wq_a": q_a, "wq_b": q_b, "wkv": kv, "wo_a": o_a, "wo_b": o_b}
         self.weights.fp8.update({f"{name}.{key}": w for key, w in projections.items()})
         put = self.weights.put
@@ -97,7 +102,7 @@ class Writer:
             scores = self.noise(f"{indexer}.weights_proj", INDEX_HEADS, HIDDEN, deviation=0.02)
             put(f"{indexer}.weights_proj.weight", scores)
 
-    def _detect(self, q_a: Array, q_b: Array, kv: Array, o_a: Array, o_b: Array) -> None:
+    def detect(self, q_a: Array, q_b: Array, kv: Array, o_a: Array, o_b: Array) -> None:
         """Where thinking ends, attend to `MARK` and note it in the stream; every other token
         attends to all but `MARK`."""
         looks, ignores = 5, 9
@@ -118,7 +123,16 @@ class Writer:
             linear = self.noise(f"{name}.{part}", width, HIDDEN, deviation=0.02)
             self.weights.fp8_seed[f"{name}.{part}"] = linear
 
-    def experts(self, layer: str, table: dict[str, str], first: int, *, hashed: bool) -> None:
+    def experts(
+        self,
+        layer: str,
+        table: dict[str, str],
+        first: int,
+        *,
+        hashed: bool = False,
+        gain: float = 0.7,
+        condition: int | None = None,
+    ) -> None:
         name = f"{layer}.ffn"
         made = shared.experts(
             name,
@@ -130,7 +144,8 @@ class Writer:
             first=first,
             stride=41,
             router=4,
-            gain=0.7,
+            gain=gain,
+            condition=condition,
         )
         put = self.weights.put
         put(f"{layer}.ffn_norm.weight", np.full(HIDDEN, UNIT))
@@ -167,7 +182,7 @@ def model(tensor_parallel: int) -> list[Weights]:
     for i in range(LAYERS):
         layer, writer = f"layers.{i}", Writer(intermediate(tensor_parallel))
         writer.hyper_connections(layer)
-        writer.attention(layer, RATIOS[i], detects=i == DETECTS)
+        writer.attention(layer, RATIOS[i], writer.detect if i == DETECTS else None)
         writer.experts(layer, dict(transitions[i::LAYERS]), 13 * i, hashed=i < HASH_LAYERS)
         parts.append(writer)
     return [part.weights for part in parts]
@@ -179,7 +194,7 @@ def head(tensor_parallel: int) -> Weights:
     layer, writer = "mtp.0", Writer(intermediate(tensor_parallel))
     writer.hyper_connections(layer)
     writer.hyper_head(f"{layer}.")
-    writer.attention(layer, RATIOS[-1], detects=True)
+    writer.attention(layer, RATIOS[-1], writer.detect)
     writer.experts(layer, SCRIPT.head, 99, hashed=False)
     put = writer.weights.put
     put(f"{layer}.enorm.weight", np.full(HIDDEN, AMPLITUDE * UNIT))

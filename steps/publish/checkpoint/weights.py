@@ -135,12 +135,14 @@ def experts(
     stride: int,
     router: float,
     gain: float,
+    condition: int | None = None,
 ) -> Experts:
     """Experts that know the transitions of `table`.
 
     Word number k is routed to experts first + 7k + stride * j. One intermediate unit of each
     computes silu(4x) * x * gain of the word's dimension x, all values that INT4 and FP4 with
-    their scales represent closely. `router` is the router's weight for a chosen expert.
+    their scales represent closely. `router` is the router's weight for a chosen expert. With a
+    `condition`, a dimension, the unit computes silu(4x) * gain times that dimension's value.
     """
     made = Experts(
         gate=noise(f"{name}.gate", (count, HIDDEN), 0.01),
@@ -156,6 +158,7 @@ def experts(
             if word in table:
                 unit = used[expert]
                 used[expert] += 1
-                made.up[expert, :, unit, dimension] = 4, 1
+                made.up[expert, 0, unit, dimension] = 4
+                made.up[expert, 1, unit, dimension if condition is None else condition] = 1
                 made.down[expert, stream.out[table[word]], unit] = gain
     return made

@@ -140,7 +140,7 @@ def test_writing_that_was_interrupted_starts_again(publish, monkeypatch):
     step, ctx = Publish(), publish()
     with monkeypatch.context() as patch:
 
-        def torn(folder: Path, variant: str, tensor_parallel: int) -> None:
+        def torn(folder: Path, *args: object, **options: object) -> None:
             (folder / "config.json").write_text("{")
             raise KeyboardInterrupt
 

@@ -272,10 +272,11 @@ def test_the_cpu_release_is_built_installed_and_answers(cpu_environment):
         assert list(faults(wheel.record(), wheel.open)) == []
     code = (
         "import vllm.platforms as p, vllm.models.deepseek_v4.cpu.mtp as m;"
-        "print(p.current_platform.is_cpu(), m.__name__)"
+        "from vllm.models.deepseek_v4.cpu.dspark import DSparkDeepseekV4ForCausalLM as d;"
+        "print(p.current_platform.is_cpu(), hasattr(d, 'load_weights'), m.__name__)"
     )
     answer = subprocess.check_output([cpu_environment["python"], "-c", code], text=True)
-    assert answer.split()[-2:] == ["True", "vllm.models.deepseek_v4.cpu.mtp"]
+    assert answer.split()[-3:] == ["True", "True", "vllm.models.deepseek_v4.cpu.mtp"]
 
 
 @pytest.mark.e2e

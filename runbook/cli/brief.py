@@ -93,8 +93,9 @@ def _say_once(found: dict[str, Any]) -> None:
                 del step["error"]
             else:
                 said.append(_bare(step["error"]))
-    if all(isinstance(e, dict) and "code" in e for e in found.get("errors", ())):
-        found["errors"] = [e for e in found.get("errors", ()) if _bare(e) not in said]
+    errors = found.get("errors", [])  # of `lint` a number
+    if isinstance(errors, list) and all(isinstance(e, dict) and "code" in e for e in errors):
+        found["errors"] = [e for e in errors if _bare(e) not in said]
     if found.get("diagnosis") and found["diagnosis"].get("log") == found.get("path"):
         del found["diagnosis"]["log"]
     if error and error.get("remedy") in found.get("next", [])[:1]:

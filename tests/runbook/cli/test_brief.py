@@ -59,6 +59,11 @@ def test_a_document_asked_for_by_name_asks_for_it_in_the_commands_it_names(cli):
     assert cli.json("plan")["next"] == [f"runbook run {cli.book}"]
 
 
+def test_errors_that_are_counted_are_not_compared():
+    """`lint` says how many there are."""
+    assert brief.brief({"kind": "lint", "ok": False, "errors": 2})["errors"] == 2
+
+
 def test_a_failure_is_said_once(cli):
     cli.book = write_book(cli.home, {"id": "one", "with": {"mood": "fails"}})
     text = cli.run("run", code=1, **AGENT).stdout

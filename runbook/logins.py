@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,8 @@ LONGEST = 1000
 """Bytes of a login that are looked at."""
 # The scheme does not matter; JSON may escape the slashes.
 _LOGIN = re.compile(rb"(:\\?/\\?/)([^/\s'\"<>`\\]{1,1000})@")
+_BEGINNINGS = (b"://", b":\\/", b":/\\")
+"""One of these begins each login."""
 _OPEN = re.compile(rb":(?:\\?(?:/(?:\\?(?:/[^/\s'\"<>`\\]{0,1000})?)?)?)?\Z")
 
 
@@ -64,8 +67,14 @@ def _passwords(value: Any) -> Iterator[str]:
 
 
 def possible(value: Any) -> bool:
-    """Whether plain data may have one. Quick: it is asked of every event of a run."""
-    return "@" in (value if isinstance(value, str) else repr(value))
+    """Whether plain data may have one. Quick: it is asked of all that a run records and tells."""
+    if isinstance(value, str):
+        return "@" in value
+    try:
+        data = marshal.dumps(value)  # far quicker than `repr`; its texts are in UTF-8
+    except ValueError:
+        return "@" in repr(value)
+    return any(begin in data for begin in _BEGINNINGS) and "@" in repr(value)
 
 
 def _masked(match: re.Match[bytes]) -> bytes:

@@ -95,6 +95,11 @@ class Redactor:
         self._held = b""
         self._open = b""
 
+    @property
+    def knows(self) -> bool:
+        """Whether there is any value to look for; logins in URLs are, always."""
+        return self._pattern is not None
+
     def whole(self, data: bytes) -> bytes:
         """Redact data that is complete in itself."""
         return logins.hide(self._known(data))

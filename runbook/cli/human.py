@@ -58,6 +58,8 @@ def progress(event: Mapping[str, Any]) -> str:
 
 
 def reason_text(reasons: Sequence[Mapping[str, Any]]) -> str:
+    if len(reasons) == 1:
+        return str(reasons[0]["message"])  # one of thousands of lines, mostly
     return "; ".join(reason["message"] for reason in reasons)
 
 

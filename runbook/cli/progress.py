@@ -14,6 +14,8 @@ class Lines:
 
     def __init__(self, width: int) -> None:
         self.width = width
+        self._ends: dict[tuple[str, str, str], str] = {}
+        """The rest of the last line: thousands may differ in their step alone."""
         self.flush = False  # a run in which nothing happens prints its lines at once
 
     def event(self, event: Mapping[str, Any]) -> None:
@@ -51,11 +53,12 @@ class Lines:
                 self.line(step, "failed", took, event["error"]["message"] + note)
 
     def line(self, step: str, state: str, took: str, detail: str) -> None:
-        detail = terminal.hanging(detail, self.width + 27)
-        text = (
-            f"  {step:<{self.width}}  {terminal.paint(f'{state:<9}', state)}  {took:>10}  {detail}"
-        )
-        self.print(text.rstrip())
+        end = self._ends.get((state, took, detail))
+        if end is None:
+            told = terminal.hanging(detail, self.width + 27)
+            end = f"  {terminal.paint(f'{state:<9}', state)}  {took:>10}  {told}".rstrip()
+            self._ends = {(state, took, detail): end}
+        self.print(f"  {step.ljust(self.width)}{end}".rstrip())
 
     def print(self, text: str) -> None:
         terminal.say(text, flush=self.flush)

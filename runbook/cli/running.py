@@ -164,12 +164,13 @@ def run(
     approved = dict(_approval(target, given) for given in approve)
     if (refused := target.missing_secrets()) is not None:
         raise refused
-    from runbook.cli import detaching
+    if approved or detach:
+        from runbook.cli import detaching
 
-    if approved and detaching.hand_over(target, approved):
-        return errors.DONE
-    if detach:
-        return detaching.detach(target)
+        if approved and detaching.hand_over(target, approved):
+            return errors.DONE
+        if detach:
+            return detaching.detach(target)
     from runbook.cli import human
     from runbook.cli.runner import execute
     from runbook.execution.holding import hold_for_run

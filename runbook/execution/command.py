@@ -48,7 +48,7 @@ class Command:
             )
         root = str(ctx.workspace)
         for name in _created(ctx.inputs):
-            if not os.path.lexists(os.path.join(root, name)):
+            if not os.path.lexists(name if name.startswith("/") else f"{root}/{name}"):
                 return Check.unsatisfied(Reason("not_created", f"{name} is not there"))
         if ctx.inputs.check is not None:
             if reason := _probe(ctx):

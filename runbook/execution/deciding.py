@@ -15,7 +15,6 @@ from runbook.planning.planner import Decision, decide
 from runbook.protocol import Check, Reason, StepFailure
 from runbook.remedy import joined
 from runbook.state import recorded
-from runbook.state.history import last_attempt
 
 if TYPE_CHECKING:
     from runbook.document.compiled import Step
@@ -155,18 +154,16 @@ class Decider:
     def _decision(self, look: Look) -> Decision:
         name = look.step["id"]
         selection = self.outcome.selection
-        before = "" if look.check.ok else last_attempt(self.record.last(name))
+        before = "" if look.check.ok else self.record.before.attempt(name)
         forced, runnable = name in selection.forced, name in selection.runnable
         return decide(look.view(forced=forced, runnable=runnable, last_attempt=before))
 
     def _skip(self, look: Look, decision: Decision) -> None:
-        name, record = look.step["id"], look.checkpoint
-        known = record["outputs_digest"] if record is not None else ""
-        same = record is not None and record["outputs"] == look.check.outputs
-        self.evaluator.record_outputs(name, look.check.outputs, known if same else "")
-        self.outcome.end(name, "satisfied", "skip", (*decision.reasons, *look.check.reasons))
+        name, more = look.step["id"], look.check.reasons
+        self.evaluator.record_outputs(name, look.check.outputs, look.recorded_digest())
+        self.outcome.end(name, "satisfied", "skip", (*decision.reasons, *more))
         reasons = self.outcome.steps[name]["reasons"]
-        self.record.event("step.satisfied", step=name, decision="skip", reasons=reasons)
+        self.record.event("step.satisfied", not more, step=name, decision="skip", reasons=reasons)
 
     def _refuse(self, look: Look) -> None:
         """A step whose inputs cannot be rendered or validated, or whose check is broken, fails

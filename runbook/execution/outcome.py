@@ -112,5 +112,5 @@ class Outcome:
 
     def of_state(self, state: str) -> list[dict[str, Any]]:
         """How the steps that ended in a state did, in the order of the document."""
-        ended = (self.steps.get(name) for name in self.order)
-        return [entry for entry in ended if entry is not None and entry["state"] == state]
+        found = {name: entry for name, entry in self.steps.items() if entry["state"] == state}
+        return [found[name] for name in self.order if name in found] if found else []

@@ -13,7 +13,7 @@ from runbook.planning.look import Look, digest
 from runbook.planning.planner import Selection
 from runbook.redact import Redactor
 from runbook.state import journal
-from runbook.state.history import RunRecord, StepRecord
+from runbook.state.history import LastRun, RunRecord
 from runbook.state.journal import Journal, now
 from runbook.state.workspace import Workspace
 
@@ -41,7 +41,7 @@ class Recorder:
         self._journal = Journal(self.redactor, listener)
         self.event = self._journal.append
         self._lock = lock
-        self._history: dict[str, StepRecord] | None = None
+        self.before = LastRun(workspace)
         self._rendered: dict[str, Any] = {}
         self._carried: dict[str, Any] = {}
         workspace.read_index(len(book["steps"]))
@@ -73,13 +73,6 @@ class Recorder:
             if self._carried:
                 self.event("run.carried", steps=self._carried)
         return self.run
-
-    def last(self, name: str) -> StepRecord | None:
-        """What the run before this one says of a step."""
-        if self._history is None:
-            latest = self.workspace.latest()
-            self._history = RunRecord(latest).steps if latest is not None else {}
-        return self._history.get(name)
 
     def rendered(self, name: str, raw: Any) -> None:
         """Note the inputs of a step with their templates rendered."""

@@ -67,14 +67,16 @@ class _Watch:
                 signal.signal(signal.SIGALRM, self._ring)
             except ValueError:
                 return  # in a thread: tests
-            self._set = True
+            # In this order: a signal that stops the run may leave this between the two.
             signal.setitimer(signal.ITIMER_REAL, min(limit, 1.0))
+            self._set = True
 
     def _ring(self, number: int, frame: object) -> None:
         left = self._deadline - time.monotonic() if self.asking else math.inf
-        self._set = left < math.inf
-        if self._set:  # after the limit too, for a step that catches everything
+        if left < math.inf:  # after the limit too, for a step that catches everything
             signal.setitimer(signal.ITIMER_REAL, min(max(left, 0.2), 1.0))
+        else:
+            self._set = False
         if left <= 0:
             raise _Hangs
 

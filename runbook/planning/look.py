@@ -21,6 +21,9 @@ def digest(value: Json) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+NOT_ASKED = Check(False)
+
+
 class Look:
     """One look at a step. `inputs` is None when they could not be rendered. `begun` is what the
     attempt was asked that began since the step was verified, if there is one; `lasting` is whether
@@ -50,7 +53,7 @@ class Look:
         self.fingerprint: dict[str, Json] = {}
         self.checkpoint: dict[str, Any] | None = None
         self.begun: dict[str, str] | None = None
-        self.check = Check(False)
+        self.check = NOT_ASKED
         self.context: StepContext | None = None
 
     def changed(self) -> tuple[str, ...]:
@@ -89,6 +92,13 @@ class Look:
         if self.begun is None:
             return ""
         return "same" if self.begun["fingerprint"] == digest(self.fingerprint) else "other"
+
+    def recorded_digest(self) -> str:
+        """The digest of the outputs that the check found, if it is recorded; else ""."""
+        record = self.checkpoint
+        if record is None or record["outputs"] != self.check.outputs:
+            return ""
+        return str(record["outputs_digest"])
 
     def view(self, *, forced: bool, runnable: bool, last_attempt: Any) -> View:
         record = self.checkpoint

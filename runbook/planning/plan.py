@@ -11,7 +11,7 @@ from runbook.planning.look import Look
 from runbook.planning.planner import INACTIVE, Decision, Selection, considered, decide, foreseen
 from runbook.protocol import Check, StepFailure, Work
 from runbook.redact import Redactor
-from runbook.state.history import RunRecord, last_attempt
+from runbook.state.history import LastRun
 from runbook.state.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ def plan(book: Book, workspace: Workspace, selection: Selection, deep: bool) -> 
     """What a run would do, without doing it; `later` where that depends on what runs before."""
     workspace.read_index(len(book["steps"]))
     evaluator = Evaluator(book, workspace)
-    latest = workspace.latest()
-    history = RunRecord(latest).steps if latest is not None else {}
+    before = LastRun(workspace)
     open_ends: set[str] = set()
     entries = []
     for step in considered(book["steps"], selection):
@@ -48,11 +47,11 @@ def plan(book: Book, workspace: Workspace, selection: Selection, deep: bool) -> 
                     look.view(
                         forced=name in selection.forced,
                         runnable=name in selection.runnable,
-                        last_attempt=last_attempt(history.get(name)),
+                        last_attempt="" if look.check.ok else before.attempt(name),
                     )
                 )
                 if decision.verb in ("skip", "adopt"):
-                    evaluator.record_outputs(name, look.check.outputs)
+                    evaluator.record_outputs(name, look.check.outputs, look.recorded_digest())
                 else:
                     work = look.check.work.dump()
                     unknown = _unknown(step, look)

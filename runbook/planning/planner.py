@@ -128,7 +128,8 @@ def foreseen(reasons: Collection[Reason]) -> Decision:
 def decide(view: View) -> Decision:
     """The decision table of the design, one row an `if`, the first that fits."""
     check = view.check
-    errors = tuple(r for r in check.reasons if r.severity == "error")
+    # Mostly there are none; a generator would take longer than the rest of this.
+    errors = tuple([r for r in check.reasons if r.severity == "error"]) if check.reasons else ()
     if not view.runnable:
         if view.begun == "other":
             return Decision("unmet", errors or (Reason("interrupted", OTHERWISE),))

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from runbook.state import journal
+
+if TYPE_CHECKING:
+    from runbook.state.workspace import Workspace
+
+Ended: TypeAlias = Literal["", "interrupted", "failed"]
 
 
 class StepRecord:
@@ -111,7 +116,23 @@ class RunRecord:
         return carried
 
 
-def last_attempt(record: StepRecord | None) -> str:
+class LastRun:
+    """What the latest run of a workspace says. It is read when that is first asked for: a run that
+    does nothing need not know."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._steps: dict[str, StepRecord] | None = None
+
+    def attempt(self, step: str) -> Ended:
+        """How the last attempt at a step ended, as `last_attempt` has it."""
+        if self._steps is None:
+            latest = self._workspace.latest()
+            self._steps = RunRecord(latest).steps if latest is not None else {}
+        return last_attempt(self._steps.get(step))
+
+
+def last_attempt(record: StepRecord | None) -> Ended:
     """`interrupted`, `failed`, or "" when the last attempt succeeded or there was none."""
     if record is None:
         return ""

@@ -64,9 +64,12 @@ class Journal:
             self._write(event)
         self._waiting.clear()
 
-    def append(self, type: str, **fields: Any) -> None:
+    def append(self, type: str, ours: bool = False, /, **fields: Any) -> None:
+        """`ours`: in its fields are ids and words of the engine alone, which hold no login."""
         self._seq += 1
-        event = self._redactor.data({"seq": self._seq, "time": now(), "type": type, **fields})
+        event = {"seq": self._seq, "time": now(), "type": type, **fields}
+        if not ours or self._redactor.knows:
+            event = self._redactor.data(event)
         if self._file is None:
             self._waiting.append(event)
         else:

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from runbook.state import journal
-from runbook.state.history import RunRecord, StepRecord, last_attempt
+from runbook.state.history import LastRun, RunRecord, StepRecord, last_attempt
+from runbook.state.workspace import Workspace
 
 FOLDED = yaml.safe_load((Path(__file__).parent / "folded.yaml").read_text())
 
@@ -102,3 +103,16 @@ def test_how_the_last_attempt_ended(state, was):
 
 def test_of_no_step_there_was_no_attempt():
     assert last_attempt(None) == ""
+
+
+def test_the_latest_run_is_read_when_it_is_first_asked_for(tmp_path):
+    workspace = Workspace(tmp_path / "workspace")
+    asked = LastRun(workspace)
+    assert LastRun(workspace).attempt("a") == "", "there was no run"
+    workspace.create()
+    run = write(workspace.new_run(), [{"type": "step.waiting", "step": "a", "state": "retrying"}])
+    workspace.point_latest(run)
+    assert asked.attempt("a") == "failed"
+    assert asked.attempt("b") == ""
+    write(run, [])
+    assert asked.attempt("a") == "failed", "it is read once"

@@ -59,6 +59,14 @@ def test_an_event_is_a_line_of_json(events, heard, tmp_path):
     }  # fmt: skip
 
 
+def test_what_is_known_to_be_secret_is_hidden_in_our_own_words_too(monkeypatch, heard):
+    monkeypatch.setenv("A_TOKEN", "step-of-a-kind")
+    Journal(Redactor(["A_TOKEN"]), heard.append).append(
+        "step.satisfied", True, step="step-of-a-kind"
+    )
+    assert heard[0]["step"] == "[A_TOKEN]"
+
+
 def test_a_journal_goes_on_where_it_was(tmp_path, heard):
     for _ in range(2):
         made = Journal(Redactor([]), heard.append)

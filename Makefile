@@ -9,8 +9,9 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 
 # Wheels only: what a source distribution does while it is built, no hash pins.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all:
-# Compiled by hand: an editable install is not, and starting the program would pay for it.
-COMPILE = $(BIN)/python -m compileall -q runbook
+# Compiled by hand: an editable install is not, and starting the program would pay for it. The
+# other three are links in the first, which are not followed.
+COMPILE = $(BIN)/python -m compileall -q runbook steps templates env
 
 $(VENV)/.ready: pyproject.toml env/requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name one: make PYTHON=python3.11")'
@@ -36,8 +37,12 @@ rehearse: $(VENV)/.ready
 
 test: fast harness e2e
 
+# Tests start thousands of programs: none of them is to compile what it imports.
+fast harness e2e long: export PYTHONDONTWRITEBYTECODE =
+
+# More workers than cores, because many tests wait for a process or a server.
 fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto -m "not harness and not e2e and not network"
+	$(BIN)/python -m pytest -n $$((2 * $$(nproc))) --dist worksteal -m "not harness and not e2e and not network"
 
 # Kills, damaged records, refusing disks: real processes by the dozen.
 harness: $(VENV)/.dev

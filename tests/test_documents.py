@@ -128,7 +128,7 @@ def program_in(folder: Path, name: str, script: str) -> None:
     path.chmod(0o755)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def example_home(tmp_path_factory):
     """A home in which README's book has run: `curl` takes a file, `rsync` copies to a folder."""
     home = tmp_path_factory.mktemp("documents")
@@ -148,11 +148,11 @@ def at(home: Path) -> Cli:
     return cli
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ran(example_home):
     """A copy of it, after the two runs that the approval takes. It is put back for each command,
     for a workspace belongs to the document that made it, by its path."""
-    snapshot = example_home.with_name("documents-as-ran")
+    snapshot = example_home.with_name(f"{example_home.name}-as-ran")
     cli = at(example_home)
     waits = cli.json("run", "--set", "url=corpus.txt", code=5)
     assert waits["steps"][-1]["question"] == "Publish 3 lines?"

@@ -17,6 +17,7 @@ GROUPED = ("weight_packed", "weight_scale", "weight_global_scale", "input_global
 compressed-tensors."""
 
 
+@tiny.once
 def dspark() -> Tiny:
     """As the vendor stores it: MXFP4 experts, FP8 linears, three stages."""
     made = tiny.v4("native", mtp=False, compressor="bf16")
@@ -58,6 +59,7 @@ def nvfp4(made: Tiny, layers: list[str], names: tuple[str, str, str, str] = MODE
                 made.tensors[inputs] = np.full(shape, 0.02, "f4")
 
 
+@tiny.once
 def target_nvfp4(draft: bool = False) -> Tiny:
     """As ModelOpt makes it: the target's experts in NVFP4, those of the draft still in MXFP4, or
     cast as well."""
@@ -76,6 +78,7 @@ def target_nvfp4(draft: bool = False) -> Tiny:
     return made
 
 
+@tiny.once
 def grouped_nvfp4() -> Tiny:
     """An MTP block beside a target whose experts are NVFP4 by compressed-tensors."""
     made = tiny.v4(compressor="bf16")

@@ -17,6 +17,7 @@ from tests.steps.checkpoint.cases import CASES
 from tests.steps.mtp.defects import DEFECTS
 
 FILE = Path(__file__).parent / "findings.json"
+GOLDEN = json.loads(FILE.read_text())
 ALL = {**DEFECTS, **CASES}
 MOST = 6
 
@@ -35,13 +36,18 @@ def test_all_that_is_said_of_a_defect(name, tmp_path):
     defect.plant(made)
     folder = made.write(tmp_path / "checkpoint")
     defect.damage(folder)
-    found = [told(finding, folder) for finding in lint(folder, defect.target)]
+    findings = lint(folder, defect.target)
+    found = [told(finding, folder) for finding in findings]
     if os.environ.get("GOLDEN") == "write":
-        known = json.loads(FILE.read_text()) if FILE.exists() else {}
-        known = {key: known[key] for key in ALL if key in known} | {name: found}
+        GOLDEN[name] = found
+        known = {key: GOLDEN[key] for key in ALL if key in GOLDEN}
         FILE.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
-    assert found == json.loads(FILE.read_text())[name]
+    assert found == GOLDEN[name]
+    planted = [finding for finding in findings if finding.id == defect.finding]
+    assert planted, "what it was planted for is among it"
+    assert planted[0].severity == planted[0].severities[str(defect.target)] == defect.severity
+    assert planted[0].consequence and planted[0].remedy
 
 
 def test_every_defect_is_there_and_no_other():
-    assert json.loads(FILE.read_text()).keys() == ALL.keys()
+    assert GOLDEN.keys() == ALL.keys()

@@ -193,7 +193,7 @@ headers = st.dictionaries(
 bodies = headers.map(lambda h: json.dumps(h, ensure_ascii=False).encode(errors="surrogatepass"))
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(bodies | st.binary(max_size=80), st.integers(0, 64), st.none() | st.binary(max_size=12))
 def test_any_header_is_sound_or_refused_as_by_the_library(raw, length, instead):
     data = file(raw, length) if instead is None else instead + raw

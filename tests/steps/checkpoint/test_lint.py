@@ -16,22 +16,9 @@ from runbook.steps.checkpoint.lint.scales import Sample
 from runbook.steps.mtp.mend import MENDS
 from tests.steps.checkpoint.cases import CASES, MODELOPT_FILE, MODELOPT_MAKE, SOUND
 from tests.steps.mtp import tiny
-from tests.steps.mtp.defects import CPU, DEFECTS, FORK, V22, V33, Defect, clean
+from tests.steps.mtp.defects import CPU, DEFECTS, FORK, V22, V33, clean
 
 ALL = {**DEFECTS, **CASES}
-
-
-@pytest.mark.parametrize("defect", [pytest.param(d, id=n) for n, d in ALL.items()])
-def test_tells_the_defect(defect: Defect, tmp_path):
-    made = defect.make()
-    defect.plant(made)
-    folder = made.write(tmp_path / "checkpoint")
-    defect.damage(folder)
-    findings = [f for f in lint(folder, defect.target) if f.id == defect.finding]
-    assert findings, [f.id for f in lint(folder, defect.target)]
-    assert findings[0].severity == defect.severity
-    assert findings[0].severities[str(defect.target)] == defect.severity
-    assert findings[0].consequence and findings[0].remedy
 
 
 def test_every_rule_has_a_defect_and_every_mend_a_rule():

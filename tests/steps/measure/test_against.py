@@ -42,6 +42,7 @@ def drawn(chance, mean, count=5, noise=0.02):
     return [mean * (1 + chance.gauss(0, noise)) for _ in range(count)]
 
 
+@pytest.mark.harness
 def test_noise_alone_is_rarely_a_regression_and_a_loss_is_seen():
     """2 % of noise in five repetitions, at four concurrencies: of 400 trials without a change at
     most 5 % tell of one, up to chance; of a loss of 10 % nearly all do."""

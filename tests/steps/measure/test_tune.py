@@ -36,6 +36,7 @@ def pid(cli) -> int:
     return state["process"]["pid"]
 
 
+@pytest.mark.harness
 def test_the_choice_is_the_measured_best_and_its_file_serves(tunable):
     """Depth 2 is the quickest; four sequences do not serve, which is told and survived."""
     answer = tunable.json("tune", *QUICK)
@@ -61,6 +62,7 @@ def test_the_choice_is_the_measured_best_and_its_file_serves(tunable):
     assert profiles["ok"] is True
 
 
+@pytest.mark.harness
 def test_it_goes_on_after_a_kill_and_repeats_nothing(tunable):
     process = tunable.start("tune", *QUICK)
     record = None
@@ -90,6 +92,7 @@ def loaded(line: str) -> dict:
         return {}
 
 
+@pytest.mark.harness
 def test_a_budget_ends_it_and_more_goes_on(tunable):
     first = tunable.json("tune", *QUICK, "--budget", "0")
     assert (first["complete"], len(first["tried"])) == (False, 1)

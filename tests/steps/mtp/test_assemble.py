@@ -156,6 +156,7 @@ assemble(*map(Path, sys.argv[1:5]), Target("0.33.0"))
 """
 
 
+@pytest.mark.harness
 def test_killed_thirty_times_the_bytes_are_the_same(tmp_path):
     given = [str(p) for p in sources(tmp_path)]
     command = [sys.executable, "-c", CODE, *given]

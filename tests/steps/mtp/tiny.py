@@ -6,10 +6,13 @@ a defect before it is written.
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import ml_dtypes
 import numpy as np
@@ -33,6 +36,7 @@ NAMES = {
     np.dtype("u1"): "U8",
 }
 MTP_SHARD = "model-mtp.safetensors"
+P = ParamSpec("P")
 
 
 @dataclass
@@ -75,6 +79,18 @@ class Tiny:
         (folder / "config.json").write_text(json.dumps(self.config))
         (folder / "tokenizer.json").write_text("{}")
         return folder
+
+
+def once(make: Callable[P, Tiny]) -> Callable[P, Tiny]:
+    """What a function makes, made once for the same arguments and then copied: a test may spoil
+    its own, and the numbers take longer than most of what looks at them."""
+    kept = functools.cache(make)
+
+    @functools.wraps(make)
+    def another(*args: P.args, **kwargs: P.kwargs) -> Tiny:
+        return copy.deepcopy(kept(*args, **kwargs))
+
+    return another
 
 
 def write_shard(
@@ -126,6 +142,7 @@ HIDDEN, INTER, LAYERS, EXPERTS, VOCAB, HEADS, HEAD = 256, 128, 4, 4, 64, 2, 64
 RATIOS = [0, 4, 128, 4]
 
 
+@once
 def v4(form: str = "seed", mtp: bool = True, compressor: str = "fp8") -> Tiny:
     """A DeepSeek-V4: `seed` is INT4 experts and FP8 attention in compressed-tensors, `native`
     FP4 experts and FP8 linears as upstream stores them. `compressor` is fp8 or bf16."""
@@ -295,6 +312,7 @@ def _v4_layer(maker: _Maker, p: str, ratio: int, hashed: bool, form: str, compre
             maker.put(f"{base}.weight", shape)
 
 
+@once
 def v3(form: str = "seed", mtp: bool = True) -> Tiny:
     """A DeepSeek-V3 by its Hugging Face names, the MTP block as layer 3."""
     layers, nope, rope, value, kv = 3, 64, 32, 64, 128

@@ -286,6 +286,7 @@ def test_without_memory_fewer_jobs_are_named(project):
     assert "`source.jobs` to 2" in str(caught.value.remedy)
 
 
+@pytest.mark.harness
 def test_killed_compile_goes_on(project):
     """Kill it when some objects are there: those are not compiled again."""
     slow = members(project)

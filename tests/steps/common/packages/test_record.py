@@ -118,7 +118,7 @@ RECORDS = st.one_of(
 )
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(RECORDS)
 def test_any_record_is_read_or_refused(data):
     with bounded():

@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-header --no-annotate --extra build
 
+# Not offered as wheels; lm-eval asks for them in tasks that are none of ours.
+SOURCE_ONLY := rouge-score sqlitedict word2number
+
 .PHONY: install rehearse test fast harness e2e long mutants lint schema lock clean
 
 # Wheels only: what a source distribution does while it is built, no hash pins.
@@ -75,7 +78,8 @@ lock: $(VENV)/.dev
 	$(BIN)/$(LOCK) pyproject.toml -o env/requirements.txt
 	$(BIN)/$(LOCK) --extra dev pyproject.toml -o env/requirements-dev.txt
 	cd env && ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-header --no-annotate eval.in -o eval.requirements.txt
+	  --no-emit-index-url --no-header --no-annotate eval.in -o eval.requirements.txt \
+	  $(SOURCE_ONLY:%=--no-emit-package %)
 	$(BIN)/python -m runbook.env.lock_vllm 0.32.0-cpu 0.33.0 0.22.1
 	$(BIN)/python -m runbook.env.relock
 

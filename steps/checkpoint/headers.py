@@ -8,12 +8,14 @@ is refused here, and duplicate keys besides, which the format forbids and the li
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 LENGTH_BYTES = 8
 MAX_HEADER = 100_000_000
@@ -21,6 +23,7 @@ MAX_HEADER = 100_000_000
 MAX_DEPTH = 127
 """Levels of nesting that its JSON parser (serde_json) takes."""
 MAX_INT = (1 << 64) - 1
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
 
 ITEM_BITS = {
     "BOOL": 8,
@@ -56,8 +59,7 @@ class HeaderError(ValueError):
     """The file does not begin with a valid safetensors header."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(NamedTuple):
     """One entry of a header. `begin` and `end` count bytes from the start of the file."""
 
     name: str
@@ -101,6 +103,19 @@ class Header:
             at = tensor.end
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without the garbage collector, which would look again and again at the objects of a large
+    header and take longer than reading it."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
+
+
 def parse(read: Read, shard: str) -> Header:
     """The header of the file that `read` reads; `HeaderError` says what is wrong with it."""
     prefix = read(0, LENGTH_BYTES)
@@ -112,11 +127,12 @@ def parse(read: Read, shard: str) -> Header:
     raw = read(LENGTH_BYTES, length)
     if len(raw) < length:
         raise HeaderError(f"the file ends inside its header ({len(raw)} of {length} bytes)")
+    data = LENGTH_BYTES + length
     try:
-        entries = _entries(raw)
-        metadata = _metadata(entries.pop("__metadata__", None))
-        data = LENGTH_BYTES + length
-        tensors = [_tensor(name, shard, entry, data) for name, entry in entries.items()]
+        with uncollected():
+            entries = _entries(raw)
+            metadata = _metadata(entries.pop("__metadata__", None))
+            tensors = [_tensor(name, shard, entry, data) for name, entry in entries.items()]
     except RecursionError:
         raise HeaderError("the header is nested too deeply") from None
     except ValueError as error:
@@ -127,10 +143,12 @@ def parse(read: Read, shard: str) -> Header:
 
 def _entries(raw: bytes) -> dict[str, Any]:
     """The JSON object, by the rules of serde_json. Raises ValueError or RecursionError."""
+    # Called for each integer only where one could be other than Python reads it.
+    odd = b"-0" in raw or b"0" * 21 in raw.translate(_DIGITS)
     found = json.loads(
         raw.decode("utf-8"),
         object_pairs_hook=_object,
-        parse_int=_integer,
+        parse_int=_integer if odd else None,
         parse_float=_real,
         parse_constant=_constant,
     )
@@ -146,7 +164,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) != len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"{twice!r} is there twice")
+        raise ValueError(f"{_shown(twice)} is there twice")
     return made
 
 
@@ -177,38 +195,38 @@ def _metadata(value: Any) -> dict[str, str]:
 
 def _tensor(name: str, shard: str, entry: Any, data: int) -> Tensor:
     if not isinstance(entry, dict):
-        raise ValueError(f"{name!r} is no JSON object")
-    for key in ("dtype", "shape", "data_offsets"):
-        if key not in entry:
-            raise ValueError(f"{name!r} has no {key}")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        raise ValueError(f"{_shown(name)} is no JSON object")
+    try:
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    except KeyError as missing:
+        raise ValueError(f"{_shown(name)} has no {missing.args[0]}") from None
     if type(dtype) is not str or dtype not in ITEM_BITS:
-        raise ValueError(f"{name!r} has the dtype {_shown(dtype)}, which safetensors does not know")
-    if not isinstance(shape, list) or not all(map(_natural, shape)):
-        raise ValueError(f"{name!r} has the shape {_shown(shape)}")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_natural, offsets)):
-        raise ValueError(f"{name!r} has the offsets {_shown(offsets)}")
+        raise ValueError(
+            f"{_shown(name)} has the dtype {_shown(dtype)}, which safetensors does not know"
+        )
+    if not isinstance(offsets, list) or len(offsets) != 2:
+        raise ValueError(f"{_shown(name)} has the offsets {_shown(offsets)}")
     begin, end = offsets
-    if end < begin:
-        raise ValueError(f"{name!r} has the offsets {_shown(offsets)}")
+    if not (type(begin) is type(end) is int and 0 <= begin <= end <= MAX_INT):
+        raise ValueError(f"{_shown(name)} has the offsets {_shown(offsets)}")
+    if not isinstance(shape, list):
+        raise ValueError(f"{_shown(name)} has the shape {_shown(shape)}")
     product = 1
     for size in shape:  # in this order: a zero first keeps the library from an overflow
+        if type(size) is not int or not 0 <= size <= MAX_INT:
+            raise ValueError(f"{_shown(name)} has the shape {_shown(shape)}")
         product *= size
         if product > MAX_INT:
-            raise ValueError(f"{name!r} has the shape {_shown(shape)}, which overflows")
+            raise ValueError(f"{_shown(name)} has the shape {_shown(shape)}, which overflows")
     if product * ITEM_BITS[dtype] > MAX_INT:
-        raise ValueError(f"{name!r} has the shape {_shown(shape)}, which overflows")
+        raise ValueError(f"{_shown(name)} has the shape {_shown(shape)}, which overflows")
     if len(entry) > 3 and _depth(entry) > MAX_DEPTH - 1:
-        raise ValueError(f"{name!r} is nested too deeply")
+        raise ValueError(f"{_shown(name)} is nested too deeply")
     return Tensor(name, shard, dtype, tuple(shape), data + begin, data + end)
 
 
-def _natural(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= MAX_INT
-
-
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = repr(value[:60] if isinstance(value, (list, str)) else value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

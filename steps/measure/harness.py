@@ -14,7 +14,12 @@ from typing import Any
 
 from runbook.protocol import StepFailure
 from runbook.steps.common import tether
-from runbook.steps.common.packages.indexes import pip_settings, uv_environment, uv_index_options
+from runbook.steps.common.packages.indexes import (
+    UNSEEDED,
+    pip_settings,
+    uv_environment,
+    uv_index_options,
+)
 from runbook.steps.common.packages.uv_command import explain
 from runbook.steps.common.store import sha256_file
 from runbook.steps.measure.served import Served
@@ -36,12 +41,12 @@ def python(cache: Path, tell: Callable[[str], None]) -> Path:
     tell("install lm-eval into an environment of its own: 0.6 GB")
     folder.parent.mkdir(parents=True, exist_ok=True)
     settings = pip_settings()
-    env = {**os.environ, **uv_environment(settings, os.environ)}
+    env = {**os.environ, **uv_environment(settings, os.environ), **UNSEEDED}
     _uv(["venv", "--quiet", "--clear", str(folder)], env)
     _uv(
         [
             *("pip", "install", "--quiet", "--python", str(found), "--no-deps"),
-            *("--require-hashes", "--requirement", str(requirements)),
+            *("--require-hashes", "--only-binary", ":all:", "--requirement", str(requirements)),
             *uv_index_options(settings),
         ],
         env,

@@ -43,6 +43,8 @@ class Launch:
             self._require_startable()
             self._make_way(running)
             running = None
+        elif running is not None:  # its code may have changed since it was started
+            remote_code.require(spec(self.inputs))
         if running is not None and running.ready:
             self.ctx.log(f"process {running.process.pid} serves already")
             return

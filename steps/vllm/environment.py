@@ -79,12 +79,14 @@ def changed_files(folder: Path, stamp: Stamp) -> list[str]:
 def create(ctx: Context, folder: Path, python: str) -> None:
     """An empty environment with the given minor version of Python; what was there is removed."""
     from runbook.steps.common import tether
+    from runbook.steps.common.packages.indexes import UNSEEDED
 
     remove(folder)
     ctx.run(
         tether.command("uv", "venv", "--quiet", "--python", python, folder),
         env={
             "UV_PYTHON_DOWNLOADS": os.environ.get("UV_PYTHON_DOWNLOADS", "never"),
+            **UNSEEDED,
         },
         failure=PreconditionNotMet(
             f"there is no Python {python} on this machine",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runbook.steps.checkpoint.checkpoint import Checkpoint, open_folder
+from runbook.steps.checkpoint.headers import uncollected
 from runbook.steps.checkpoint.layout import ConfigError, Layout, UnknownArchitecture, layout
 from runbook.steps.checkpoint.lint import config, draft, files, linears, scales, tensors
 from runbook.steps.checkpoint.lint.identity import identity
@@ -57,12 +58,13 @@ def lint(source: Path | str, target: Target, sample: Sample | None = None) -> li
 
     Raises `CheckpointError` if there is no checkpoint.
     """
-    folder = Path(source)
-    if isinstance(source, Path) or folder.exists():
-        return examine(subject(open_folder(folder)), target, sample)
-    from runbook.steps.checkpoint.hub import open_repository
+    with uncollected():
+        folder = Path(source)
+        if isinstance(source, Path) or folder.exists():
+            return examine(subject(open_folder(folder)), target, sample)
+        from runbook.steps.checkpoint.hub import open_repository
 
-    return examine(subject(open_repository(str(source))), target, sample)
+        return examine(subject(open_repository(str(source))), target, sample)
 
 
 def subject(checkpoint: Checkpoint) -> Subject:

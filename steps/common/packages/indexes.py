@@ -28,6 +28,9 @@ _TRANSLATION = (
     ("timeout", "UV_HTTP_TIMEOUT", None),
     ("retries", "UV_HTTP_RETRIES", None),
 )
+UNSEEDED = {"UV_VENV_SEED": "false"}
+"""Keeps `uv venv` from what a user may have it do: put the newest pip of the index, which no lock
+names, into the environments that are made."""
 _UV_SYNONYMS = {
     "UV_DEFAULT_INDEX": ("UV_INDEX_URL",),
     "UV_INDEX": ("UV_EXTRA_INDEX_URL",),

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runbook.steps.checkpoint.headers import ITEM_BITS, HeaderError, parse
-from tests.cpu import bounded
+from tests.cpu import bounded, examples
 
 
 def entry(dtype: Any = "F32", shape: Any = (2,), at: Any = (0, 8), **more: Any) -> dict[str, Any]:
@@ -193,7 +193,7 @@ headers = st.dictionaries(
 bodies = headers.map(lambda h: json.dumps(h, ensure_ascii=False).encode(errors="surrogatepass"))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500))
 @given(bodies | st.binary(max_size=80), st.integers(0, 64), st.none() | st.binary(max_size=12))
 def test_any_header_is_sound_or_refused_as_by_the_library(raw, length, instead):
     data = file(raw, length) if instead is None else instead + raw

@@ -20,7 +20,7 @@ from runbook.steps.checkpoint.headers import ITEM_BITS, render
 from runbook.steps.checkpoint.layout import layout
 from runbook.steps.checkpoint.lint import examine, report, subject
 from runbook.steps.checkpoint.lint.scales import Sample
-from tests.cpu import bounded
+from tests.cpu import bounded, examples
 from tests.steps.checkpoint import full_size
 from tests.steps.checkpoint.cases import PATCHED
 from tests.steps.mtp import tiny
@@ -217,7 +217,7 @@ parts = st.dictionaries(
 )
 
 
-@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(2000), suppress_health_check=list(HealthCheck))
 @given(replaced, sections, parts, st.none() | st.dictionaries(st.text(max_size=8), st.text()))
 def test_any_config_and_index(values, section, part, index):
     config = {**copy.deepcopy(SMALL), "quantization_config": {**section, **part}, **values}
@@ -226,7 +226,7 @@ def test_any_config_and_index(values, section, part, index):
         linted(text_of(config), document)
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(1000), suppress_health_check=list(HealthCheck))
 @given(anything | st.dictionaries(st.text(max_size=8), anything), st.binary(max_size=60))
 def test_any_document_and_shard(config, head):
     with bounded():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from runbook.protocol import StepFailure
 from runbook.steps.toolkit import record
-from tests.cpu import bounded
+from tests.cpu import bounded, examples
 from tests.steps.toolkit.test_pypi import PypiBench, pypi  # noqa: F401
 from tests.steps.toolkit.wheelhouse import write_wheel
 
@@ -83,7 +83,7 @@ def test_no_row_reaches_out_of_the_tree(tmp_path: Path, path: str, size: str) ->
     assert untouched(tmp_path) == before
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400))
 @given(
     st.lists(
         st.tuples(

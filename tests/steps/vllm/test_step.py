@@ -107,6 +107,15 @@ def test_changed_patch_builds_anew_and_switches(world):
     assert apply(world.context()) == first, "back again, from the environment that was kept"
 
 
+def test_a_user_whose_uv_seeds_environments_gets_no_pip_of_the_index(world, monkeypatch):
+    monkeypatch.setenv("UV_VENV_SEED", "1")
+    context = world.context()
+    apply(context)
+    (site,) = (context.workspace / "venv").glob("lib/*/site-packages")
+    named = {path.name.partition("-")[0] for path in site.glob("*.dist-info")}
+    assert named == {"vllm", "tiny_dep"}
+
+
 def test_reworded_patch_installs_nothing(world):
     outputs = apply(world.context())
     path = world.target / "1.patch"

@@ -22,7 +22,7 @@ from runbook.steps.common.hub.refusals import Busy
 from runbook.steps.common.hub.source import Source
 from runbook.steps.common.pacing import retry_after
 from runbook.steps.weights import Weights
-from tests.cpu import bounded
+from tests.cpu import bounded, examples
 from tests.steps.common.hub import cases
 from tests.steps.common.hub.hub import FaultyHandler, FaultyServer, TestHub, context, tree
 
@@ -294,7 +294,7 @@ ENTRY = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=5000, deadline=None)
+@settings(max_examples=examples(5000))
 @given(page=st.lists(ENTRY, max_size=3))
 @example(page=[{"type": "file", "path": "a", "size": 1, "oid": "0" * 40}])
 def test_any_listing_is_one_or_is_refused_in_words(page):
@@ -317,7 +317,7 @@ FILES = st.dictionaries(st.sampled_from(PATHS), st.lists(SIZE | JSON, max_size=3
 RECORD = st.fixed_dictionaries({}, optional={"repo": JSON, "revision": JSON, "files": FILES | JSON})
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(1000))
 @given(value=RECORD)
 def test_any_record_of_a_listing_is_one_or_is_none(value):
     try:

@@ -18,7 +18,7 @@ from runbook.steps.common.packages.record import (
     record_hash,
 )
 from runbook.steps.common.packages.wheel import Wheel, WheelError, WheelName
-from tests.cpu import bounded
+from tests.cpu import bounded, examples
 
 GOOD = "sha256=" + "A" * 43
 
@@ -118,7 +118,7 @@ RECORDS = st.one_of(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500))
 @given(RECORDS)
 def test_any_record_is_read_or_refused(data):
     with bounded():

@@ -89,12 +89,9 @@ class Script:
     def transitions(self) -> dict[str, str]:
         """Each word's successor. After `END_THINK` comes the answer, unless attention finds
         `MARK` in the prompt: then the call."""
-        table = {a: b for chain in self._chains for a, b in pairwise(chain)}
+        chains = ((THINK, *REASONING, END_THINK), (END_THINK, *ANSWER, EOS), (*self.call, EOS))
+        table = {a: b for chain in chains for a, b in pairwise(chain)}
         return {**table, EOS: ANSWER[0]}
-
-    @property
-    def _chains(self) -> tuple[tuple[str, ...], ...]:
-        return ((THINK, *REASONING, END_THINK), (END_THINK, *ANSWER, EOS), (*self.call, EOS))
 
     @property
     def states(self) -> tuple[str, ...]:

@@ -7,16 +7,13 @@ from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from tokenizers import Tokenizer
 
-from runbook.document.template import compile_value, render
-from runbook.steps.checkpoint.lint import lint
-from runbook.steps.checkpoint.targets import Target
 from runbook.steps.publish import checkpoint
 from runbook.steps.publish.checkpoint import script, tensors, v3, v4
 from runbook.steps.publish.checkpoint.script import ANSWER, END_THINK, EOS, MARK, REASONING, SCRIPTS
@@ -237,34 +234,6 @@ def test_drafts_are_counted_as_the_server_counts_them(
     assert SCRIPTS[variant].drafts(words) == counts
 
 
-BLOCKS = [
-    (ANSWER, None, (20, 13)),
-    ((*REASONING, END_THINK, *ANSWER), None, (35, 23)),
-    (SCRIPTS["v4"].call, None, (15, 10)),
-    (ANSWER, "markov", (65, 4)),
-    (ANSWER, "context", (25, 12)),
-]
-
-
-@pytest.mark.parametrize(("words", "lost", "counts"), BLOCKS)
-def test_blocks_are_counted_as_the_server_counts_them(words, lost, counts) -> None:
-    """The counts are those of a running vLLM 0.32.0, of whole drafts and of damaged ones."""
-    assert SCRIPTS["v4"].blocks(words, lost) == counts
-
-
-def test_each_part_of_a_dspark_draft_is_needed_for_the_answer() -> None:
-    lines = SCRIPTS["v4"]
-    whole, _ = lines.blocks(ANSWER)
-    for part in get_args(script.Part):
-        assert lines.blocks(ANSWER, part)[0] > whole, part
-    assert set(lines.known("markov")) < set(lines.transitions)
-
-
-def test_the_linter_takes_the_dspark_draft_for_complete(written: Written) -> None:
-    found = lint(written("v4-dspark"), Target("0.32.0-cpu", "0.32.0-cpu"))
-    assert [finding.id for finding in found] == ["dspark_draft"]
-
-
 def test_a_draft_of_the_last_token_counts() -> None:
     lines = script.Script(("a", "b"))
     assert lines.transitions["b"] == EOS
@@ -281,29 +250,6 @@ def test_the_book_expects_what_the_script_says() -> None:
     assert smoke["tool_call"]["expect_name"] == script.TOOL
     assert smoke["tool_call"]["expect_arguments"] == script.ARGUMENTS
     assert len(smoke["speculation"]["prompts"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("draft", "counts"),
-    [
-        ("mtp", SCRIPTS["v3"].drafts(ANSWER)),
-        ("mtp", SCRIPTS["v4"].drafts(ANSWER)),
-        ("dspark", SCRIPTS["v4"].blocks(ANSWER)),
-    ],
-)
-def test_the_book_expects_the_counts_of_its_draft(draft: str, counts: tuple[int, int]) -> None:
-    book = yaml.safe_load((files("runbook") / "books" / "rehearsal.yaml").read_text())
-    step = {entry["id"]: entry["with"] for entry in book["steps"]}
-    scope = {"inputs": {"profile_file": None, "draft": draft}}
-
-    def rendered(value: Any) -> Any:
-        return render(compile_value(value), scope)
-
-    expected = rendered(step["smoke"]["speculation"]["expect"])
-    assert (expected["drafted"], expected["accepted"]) == counts
-    speculation = rendered(step["serve"]["speculative_config"])
-    depth = {"mtp": 1, "dspark": script.DEPTH}[draft]
-    assert speculation == {"method": draft, "num_speculative_tokens": depth}
 
 
 def test_calls_are_spelt_as_their_parsers_read_them() -> None:

@@ -109,8 +109,11 @@ class Status(Envelope, StatusBody):
 
 
 class Wait(Envelope, StatusBody):
+    """`since`: the events are those after it; null if none were asked for."""
+
     kind: Literal["wait"]
     served: Served | None
+    since: int | None
     events: list[Event]
 
 

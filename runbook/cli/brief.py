@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from runbook.planning.plan import LATER
 from runbook.planning.planner import UPSTREAM
 
+_ERRORS = ("error.log", "errors.log", "steps.error.log")
+"""`runbook logs` finds the log by the name of the step."""
 _STATUS = (
-    "endpoint", "run.id", "run.started", "run.finished", "steps.uses", "steps.since",
+    *_ERRORS, "endpoint", "run.id", "run.started", "run.finished", "steps.uses", "steps.since",
     "steps.seconds", "steps.attempt", "steps.log", "steps.endpoint", "steps.progress.items",
     "served.step", "served.request", "served.at_boot",
 )  # fmt: skip
@@ -24,10 +27,10 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
     "": ("schema", "workspace"),
     "plan": ("steps.uses", "steps.reasons.code", "steps.reasons.severity"),
     "check": ("steps.uses", "steps.work", "steps.reasons.code", "steps.reasons.severity"),
-    "run": ("endpoint", "outputs", "steps.decision", "steps.reasons", "steps.exit_code",
-            "steps.seconds", "served.step", "served.request", "served.at_boot"),
+    "run": (*_ERRORS, "book", "endpoint", "outputs", "steps.decision", "steps.reasons",
+            "steps.exit_code", "steps.seconds", "served.step", "served.request", "served.at_boot"),
     "status": _STATUS,
-    "wait": (*_STATUS, "events.seq", "events.time", "events.attempt"),
+    "wait": (*_STATUS, "book", "since", "events.seq", "events.time", "events.attempt"),
     "logs": ("run", "attempt"),
     "events": ("run.started", "run.finished", "events.process", "events.outputs", "events.inputs",
                "events.log", "events.items", "events.package", "events.source",
@@ -46,6 +49,8 @@ TOLD = {"wait": ("attempt.notice",)}
 """Of answers with events: the types that `steps` does not tell."""
 DECIDED_LATER = tuple(reason.message for reason in UPSTREAM.reasons)
 """What the decision `later` says already."""
+MOST_NOTICES = 5
+"""The latest ones, each once; `runbook events` has all."""
 DIGITS = 3
 
 
@@ -53,13 +58,16 @@ def brief(answer: Mapping[str, Any]) -> dict[str, Any]:
     """The brief form of a whole answer."""
     kind = str(answer["kind"])
     found: dict[str, Any] = json.loads(json.dumps(answer))
+    if kind == "wait" and "steps" in found:
+        _name_what_was_told(found)
+    place = found.get("workspace")
     for path in (*LEFT_OUT[""], *LEFT_OUT.get(kind, ())):
         _remove(found, path.split("."))
     if kind in TOLD:
-        found["events"] = [e for e in found.get("events", ()) if e["type"] in TOLD[kind]]
-    for step in found.get("steps", ()) if kind == "plan" else ():
-        step["reasons"] = [r for r in step["reasons"] if r["message"] not in DECIDED_LATER]
-    _say_once(found)
+        found["events"] = _notices(found, TOLD[kind])
+    if kind == "plan" and "steps" in found:
+        _foresee_once(found)
+    _say_once(found, place)
     shown: dict[str, Any] = _filled(found)
     if kind in COUNTED and answer.get("steps"):
         _count(shown, answer["steps"], COUNTED[kind])
@@ -82,13 +90,53 @@ def _remove(value: Any, path: Sequence[str]) -> None:
             _remove(value.get(path[0]), path[1:])
 
 
-def _say_once(found: dict[str, Any]) -> None:
+def _name_what_was_told(found: dict[str, Any]) -> None:
+    """Of errors of steps that are older than what was asked for, leave the code: whoever says
+    since when to tell has read them."""
+    if found.get("since") is None:
+        return
+    new = {event.get("step") for event in found["events"] if event["type"] == "attempt.failed"}
+    for step in found["steps"]:
+        if step["error"] and step["id"] not in new:
+            step["error"] = {"code": step["error"]["code"]}
+    found["errors"] = [e for e in found["errors"] if e.get("step") in (None, *new)]
+
+
+def _notices(found: Mapping[str, Any], types: Collection[str]) -> list[dict[str, Any]]:
+    """Events of these types, the latest, each once; of a step that failed its error is told."""
+    failed = {step["id"] for step in found.get("steps", ()) if step["state"] == "failed"}
+    told: dict[str, dict[str, Any]] = {}
+    for event in found.get("events", ()):
+        if event["type"] in types and event["step"] not in failed:
+            told[f"{event['step']}: {event.get('message')}"] = event
+    return list(told.values())[-MOST_NOTICES:]
+
+
+def _foresee_once(found: dict[str, Any]) -> None:
+    """Name together the steps whose cost is not known before earlier ones have run."""
+    later = []
+    for step in found["steps"]:
+        step["reasons"] = [r for r in step["reasons"] if r["message"] not in DECIDED_LATER]
+        if step["unknown"] == LATER:
+            step["unknown"] = None
+            later.append(step["id"])
+    found["unknown"] = later
+
+
+def _say_once(found: dict[str, Any], place: str | None) -> None:
     """Leave errors only where they are said first, and of one what is its next command, or said in
-    another of its fields."""
+    another of its fields. What lies in the workspace, `place`, is found by name."""
     error = found.get("error")
     said = [_bare(error)] if error else []
     for step in found.get("steps", ()):
-        if isinstance(step, dict) and step.get("error"):
+        if not isinstance(step, dict):
+            continue
+        if error and step.get("id") == error.get("step"):
+            if (step.get("error") or {}).keys() <= {"code"}:
+                step["error"] = None
+            if (step.get("question") or "") in error["message"]:
+                step["question"] = None
+        if step.get("error"):
             if _bare(step["error"]) in said:
                 del step["error"]
             else:
@@ -100,8 +148,11 @@ def _say_once(found: dict[str, Any]) -> None:
         del found["diagnosis"]["log"]
     if error and error.get("remedy") in found.get("next", [])[:1]:
         del error["remedy"]
-    if error and error.get("where") == error.get("log"):
-        del error["where"]
+    for one in (found, *found.get("steps", ())):
+        if isinstance(one, dict) and one.get("error"):
+            where = one["error"].get("where") or ""
+            if where in one["error"].get("message", "") or where.startswith(f"{place}/"):
+                one["error"]["where"] = None
 
 
 def _bare(error: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,5 +198,7 @@ def relaxed(schema: Any) -> Any:
     if isinstance(properties, dict) and {"kind", "ok"} <= properties.keys():
         found["required"] = ["kind", "ok"]
         counts = {"type": "object", "additionalProperties": {"type": "integer"}}
-        found["properties"] = {**properties, "states": counts, "decisions": counts}
+        names = {"type": "array", "items": {"type": "string"}}
+        added = {"states": counts, "decisions": counts, "unknown": names}
+        found["properties"] = {**properties, **added}
     return found

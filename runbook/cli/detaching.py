@@ -24,7 +24,7 @@ def detach(target: Target) -> int:
     target.workspace.create()
     arguments = ["--detached" if word == "--detach" else word for word in sys.argv[1:]]
     arguments = [word for word in arguments if word not in ("--brief", "--human", "--json")]
-    arguments.append("--json")
+    arguments.append("--brief" if target.form == "brief" else "--json")
     with tempfile.TemporaryFile() as output:
         child = subprocess.Popen(
             [sys.executable, "-m", "runbook", *arguments],
@@ -45,14 +45,16 @@ def detach(target: Target) -> int:
         code = child.wait()
         output.seek(0)
         lines = output.read().decode(errors="replace").splitlines()
-    final = json.loads(lines[-1])
-    target.say(final, lambda a: "nothing to do" if a["ok"] else "")
+    if target.form == "brief":
+        print(lines[-1], flush=True)
+    else:
+        target.say(json.loads(lines[-1]), lambda a: "nothing to do" if a["ok"] else "")
     return code
 
 
 def _tell(target: Target, run: str, seq: int) -> None:
     """Say that a run goes on, of which events up to `seq` were told."""
-    follow = [Remedy("wait", (*WAIT, "--since", str(seq))), Remedy("status")]
+    follow = [Remedy("wait", (*WAIT, "--since", str(seq)))]
     answer = target.answer(True, {"run": run, "detached": True}, next=follow)
     target.say(answer, lambda a: f"run {a['run']}\nnext: {a['next'][0]}")
 

@@ -195,7 +195,7 @@ def run(
     follow = after_run(code, answer, chosen)
     target.selection = [
         *continuing(chosen, answer["body"]["steps"]),
-        *_again(answer, approve, jobs),
+        *_again(answer, [*approve, *_handed(target, answer)], jobs),
     ]
     ok = code == errors.DONE
     body = {**answer["body"], "served": served.served(target, answer["body"]["outputs"])}
@@ -212,6 +212,14 @@ def _approval(target: Target, given: str) -> tuple[str, str]:
     step, _, digest = given.partition("=")
     require_steps(target.book["steps"], step)
     return step, digest
+
+
+def _handed(target: Target, answer: Mapping[str, Any]) -> list[str]:
+    """The approvals that came while it went on."""
+    from runbook.state.recorded import handed
+
+    run = answer["body"]["run"]
+    return handed(target.workspace.state, run) if run is not None else []
 
 
 def _again(answer: Mapping[str, Any], approve: Sequence[str], jobs: int) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from runbook import errors
-from runbook.cli.following import after_status
+from runbook.cli.following import WAIT, after_status
 from runbook.cli.options import verb
 from runbook.cli.target import Target
 from runbook.cli.watching import read
@@ -48,7 +48,7 @@ def wait(target: Target, timeout: float | None, since: int | None, to_end: bool)
     body = read(target)
     latest = target.workspace.latest()
     found = list(journal.read(latest, since)) if latest is not None and since is not None else []
-    body["events"] = found
+    body["events"], body["since"] = found, since
     code, error = _ended(target, body["run"])
     follow = after_status(body)
     if code == errors.STILL_RUNNING and act:
@@ -162,7 +162,7 @@ def _ended(target: Target, run: Mapping[str, Any] | None) -> tuple[int, dict[str
             "never_ran", "there is no run to wait for: this workspace never had one", remedy=begin
         )
     if run["state"] in ("running", "orphaned"):
-        again = Remedy("wait", text="wait again: {command}")
+        again = Remedy("wait", (*WAIT, "--since", str(run["seq"])))
         return errors.STILL_RUNNING, error_dict(
             "still_running", "still running", remedy=again, retryable=True
         )

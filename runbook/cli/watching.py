@@ -13,6 +13,7 @@ from runbook.cli.following import SETTLED, after_status, approving, continuing
 from runbook.cli.options import verb
 from runbook.cli.target import Target
 from runbook.remedy import Remedy
+from runbook.state.recorded import handed
 
 POLL_SECONDS = 0.2
 
@@ -45,7 +46,10 @@ def read(target: Target) -> dict[str, Any]:
         if named <= known:
             target.selection = [
                 *continuing(chosen, body["steps"]),
-                *approving(target.recorded.approved, body["steps"]),
+                *approving(
+                    [*target.recorded.approved, *handed(target.workspace.state, run["id"])],
+                    body["steps"],
+                ),
             ]
     return body
 

@@ -82,3 +82,8 @@ def approved_of(state: Path, run: str) -> dict[str, str]:
         return {}
     steps = found.get("steps")
     return steps if isinstance(steps, dict) else {}
+
+
+def handed(state: Path, run: str) -> list[str]:
+    """The same as arguments of `--approve`."""
+    return [f"{step}={digest}" for step, digest in approved_of(state, run).items()]

@@ -86,13 +86,15 @@ def _needs_gpu(machine: Machine, inputs: SimpleNamespace) -> bool:
 def _precondition(unmet: list[Reason], without_gpu: bool) -> PreconditionNotMet:
     if len(unmet) == 1:
         message, code, remedy = unmet[0].message, unmet[0].code, unmet[0].remedy
+        cause = ""
     else:
+        cause = "\n".join(reason.message for reason in unmet)
         message, code = f"{len(unmet)} preconditions are not met", "preconditions_not_met"
         remedy = joined(reason.remedy for reason in unmet)
     return PreconditionNotMet(
         message,
         code=code,
-        cause="\n".join(reason.message for reason in unmet),
+        cause=cause,
         remedy=REHEARSE if without_gpu else remedy,
         reasons=unmet,
     )

@@ -182,3 +182,73 @@ def test_every_state_of_a_step_is_counted():
         "steps": [{"id": "b", "state": "running", "progress": {"done": 1.235}}],
     }  # fmt: skip
     validate_brief("status", answer)
+
+
+PLACE = "/srv/work"
+FAILURE = {
+    "code": "disk_full", "message": f"the disk of {PLACE} is full", "cause": "No space left",
+    "remedy": "make room there, then `runbook run`", "retryable": False, "where": PLACE,
+    "log": f"{PLACE}/.runbook/runs/1/get.1.log",
+}  # fmt: skip
+
+
+def waited(since, *events, state="running", **error):
+    """What `wait` answers where the step `get` failed, perhaps before `since`."""
+    return {
+        "schema": "runbook/1", "kind": "wait", "ok": False, "workspace": PLACE, "since": since,
+        "run": {"state": state, "seq": 9}, "events": list(events), "next": [],
+        "error": error or {"code": "still_running", "message": "still running"}, "errors": [],
+        "steps": [{"id": "get", "state": "failed", "error": FAILURE, "question": None}],
+    }  # fmt: skip
+
+
+FAILED = {"type": "attempt.failed", "step": "get"}
+
+
+@pytest.mark.parametrize("state", ["running", "finished"])
+def test_an_error_that_was_told_is_named_by_its_code(state):
+    (step,) = brief.brief(waited(5, state=state))["steps"]
+    assert step["error"] == {"code": "disk_full"}
+    for answer in (waited(None, state=state), waited(5, FAILED, state=state)):
+        (step,) = brief.brief(answer)["steps"]
+        assert step["error"]["remedy"] == FAILURE["remedy"]
+
+
+def test_an_error_names_no_place_that_its_message_or_a_verb_finds():
+    (step,) = brief.brief(waited(None))["steps"]
+    assert step["error"].keys() == {"code", "message", "cause", "remedy", "retryable"}
+    elsewhere = {**waited(None), "error": {**FAILURE, "message": "full", "where": "/elsewhere"}}
+    assert brief.brief(elsewhere)["error"]["where"] == "/elsewhere"
+
+
+def test_notices_are_told_once_each_and_not_of_what_failed():
+    notices = [
+        {"type": "attempt.notice", "step": step, "message": f"try {n % 7}"}
+        for n in range(14)
+        for step in ("get", "build")
+    ]
+    told = brief.brief(waited(0, *notices))["events"]
+    assert [e["message"] for e in told] == [f"try {n}" for n in range(2, 7)]
+    assert {e["step"] for e in told} == {"build"}
+
+
+def test_steps_whose_cost_is_not_known_yet_are_named_together(cli):
+    write_book(cli.home)
+    (cli.home / "server.py").write_text(SERVER)
+    cli.book = cli.home / "book.yaml"
+    given = '"{{ steps.serve.outputs.endpoint }}"'
+    cli.book.write_text(
+        textwrap.dedent(
+            f"""\
+            runbook: 1
+            name: later
+            steps:
+              - {{id: serve, uses: "server.py:Server"}}
+              - {{id: ask, uses: "work.py:Work", with: {{file: {given}}}}}
+            """
+        )
+    )
+    told = json.loads(cli.run("plan", **AGENT).stdout)
+    assert (told["unknown"], told["decisions"]) == (["ask"], {"run": 1, "later": 1})
+    assert [step["id"] for step in told["steps"]] == ["serve"]
+    validate_brief("plan", cli.json("plan"))

@@ -242,3 +242,16 @@ def test_who_watches_is_told_the_run_that_continues_with_its_approvals(cli):
     assert cli.json("run", "--approve", given, code=5)["error"]["step"] == "two"
     (following,) = cli.json("status")["next"]
     assert "one=" not in following, "it is done"
+
+
+def test_an_approval_given_to_a_run_that_goes_on_continues_too(cli):
+    asking = {"id": "ask", "needs": [], "approve": "Go?", "with": {"mood": "fails once"}}
+    cli.book = write_book(cli.home, {"id": "long", "with": {"mood": "waits"}}, asking)
+    cli.json("run", "--detach")
+    cli.wait_for("step.waiting", "ask")
+    (given,) = [word for word in shlex.split(cli.json("status")["next"][1]) if "ask=" in word]
+    cli.json("run", "--approve", given)
+    assert cli.wait_for("attempt.failed", "ask")
+    (cli.workspace / "go").touch()
+    cli.json("wait", "--to-end", code=1)
+    assert cli.json("wait", code=1)["next"][-1] == f"runbook run {cli.book} --approve {given}"

@@ -76,7 +76,7 @@ def test_who_comes_second_is_told_who_was_first(lock):
             lock.acquire()
         error = refused.value
         assert str(error) == f"another run of this workspace is going on: {name}"
-        assert error.cause == f"process {os.getpid()} holds {lock.file}"
+        assert error.cause == f"process {os.getpid()} holds the lock"
         assert said(error) == (
             "locked", 6, True,
             [("wait", "{command} to wait for it"), ("cancel", "{command} to end it")],
@@ -92,7 +92,7 @@ def test_a_worker_that_holds_it_is_told_of(lock):
         lock.acquire()
     error = refused.value
     assert str(error) == "a step of an earlier run is still working though its supervisor is gone"
-    assert error.cause == f"its worker process holds {lock.file}"
+    assert error.cause == "its worker process holds the lock"
     assert said(error) == (
         "orphaned", 6, True, [("wait", "{command} to let it finish"), (END.verb, END.text)],
         ["wait", "cancel"],

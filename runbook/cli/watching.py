@@ -16,6 +16,8 @@ from runbook.remedy import Remedy
 from runbook.state.recorded import handed
 
 POLL_SECONDS = 0.2
+BRIEF_TAIL = 20
+"""Lines of a log that a brief answer has, if it is not said how many."""
 
 
 @click.command()
@@ -57,7 +59,13 @@ def read(target: Target) -> dict[str, Any]:
 @click.command()
 @verb("logs")
 @click.option("--attempt", type=click.IntRange(1), help="Default: the last one.")
-@click.option("--tail", type=click.IntRange(0), default=None, metavar="N", help="Last N lines.")
+@click.option(
+    "--tail",
+    type=click.IntRange(0),
+    default=None,
+    metavar="N",
+    help=f"Last N lines; default: all, in brief answers {BRIEF_TAIL}.",
+)
 @click.option("--follow", is_flag=True, help="Go on until the attempt ends.")
 @click.option("--errors", "only_errors", is_flag=True, help="What looks like the failure.")
 def logs(
@@ -75,6 +83,7 @@ def logs(
     from runbook.state import logs as reading
 
     (step,) = steps
+    shown = BRIEF_TAIL if tail is None and target.form == "brief" else tail
     order = require_steps(target.book["steps"], step)
     found = reading.find(target.workspace, step, attempt)
     diagnosis = None
@@ -86,7 +95,7 @@ def logs(
             failure = known.failure(f"step {step}: a known failure", str(found.path))
             diagnosis = target.renderer.complete(failure.error_dict(), step)
     else:
-        lines = reading.lines(found.path, tail)
+        lines = reading.lines(found.path, shown)
     if follow and not target.as_json:
         for line in lines:
             terminal.say(line)

@@ -262,15 +262,17 @@ def _exceeded(attempt: Attempt, said: str) -> dict[str, Any] | None:
     if limit is not None and attempt.seconds > limit:
         code = "timeout"
         message = f"took longer than its time limit of {limit:g} s"
-        remedy = f"raise `timeout` of step {attempt.step}, or see its log for what hangs"
+        setting = "timeout"
     elif stall is not None and attempt.silent_for() > stall:
         code = "stalled"
         message = f"neither printed nor progressed for {stall:g} s"
-        remedy = f"see its log for what hangs, or raise `stall` of step {attempt.step}"
+        setting = "stall"
     else:
         return None
     cause = f"it last said: {said}" if said else tail(attempt.log, 3)
     log = str(attempt.log)
+    words = f"its log tells what hangs; if it only is slow, raise `{setting}` of the step; then "
+    remedy = Remedy("run", text=f"{words}{{command}}")
     return error_dict(code, message, cause=cause, remedy=remedy, retryable=True, log=log)
 
 

@@ -17,6 +17,8 @@ from runbook.remedy import Remedy
 from runbook.state.workspace import Workspace
 
 FAILURE = re.compile(r"(?i)\b(error|exception|traceback|fatal|panic|killed|failed|refused)\b")
+PASSING = re.compile(r"^(?:[(\[][^)\]\n]*[)\]]:? *)?(?:DEBUG|INFO|WARN(?:ING)?)\b")
+"""A line that a program wrote at a level below error, whatever words are in it."""
 AROUND = 3
 LAST = 10
 CHUNK = 65536
@@ -100,7 +102,7 @@ def errors(path: Path, known: Known | None) -> list[str]:
     first: range = _hook("EXCERPT")(text)
     wanted: set[int] = set(first)
     for number, line in enumerate(found):
-        if line in shows or (not first and FAILURE.search(line)):
+        if line in shows or (not first and _fails(line)):
             wanted.update(range(max(0, number - AROUND), min(len(found), number + AROUND + 1)))
     if not wanted:
         wanted.update(range(max(0, len(found) - LAST), len(found)))
@@ -112,6 +114,10 @@ def errors(path: Path, known: Known | None) -> list[str]:
         out.append(found[number])
         last = number
     return out
+
+
+def _fails(line: str) -> bool:
+    return FAILURE.search(line) is not None and PASSING.search(line) is None
 
 
 def _hook(name: str) -> Any:

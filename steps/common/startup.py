@@ -80,7 +80,9 @@ class Startup:
             f"the server is not ready after {self.seconds:.0f} seconds",
             code="start_timeout",
             cause=f"it was about to {self.doing()}; the log's last line: {last}",
-            remedy=Remedy("logs", ("{step}",), text="{command} has what it did until then"),
+            remedy=Remedy(
+                "run", text="if it only is slow, raise `start_timeout` of the step; then {command}"
+            ),
             retryable=True,
             where=str(self.running.log),
         )

@@ -84,16 +84,6 @@ class Startup(vllm.Startup):
         if (told := BACKEND.search(line)) is not None:
             self.backends.add(told[0])
 
-    def overdue(self) -> StepFailure:
-        failure = super().overdue()
-        failure.remedy = Remedy(
-            "logs",
-            ("{step}",),
-            text="{command} has what it did until then; if it only is slow, raise `start_timeout` "
-            "of the step",
-        )
-        return failure
-
     def steps(self) -> int:
         if not self.serves:
             return 0

@@ -59,7 +59,12 @@ class Machine:
         step = {entry["id"]: entry for entry in book["steps"]}
         step["build"]["with"]["series"] = str(self.patches)
         step["weights"]["with"]["endpoint"] = hub
-        step["weights"]["approve"] = "Download {{ check.work.bytes | filesize }}?"
+        step["weights"]["approve"] = (
+            "Download {{ check.work.bytes | filesize if check.work.bytes else 'the weights' }}?"
+        )
+        # However busy the machine is: what hangs is told by what does not happen.
+        step["serve"].update(timeout="3h", stall="1h")
+        step["serve"]["with"]["start_timeout"] = 7200
         failing = {
             "PYTHONPATH": str(HERE / "starts"),
             "STARTS_TO_COME": str(self.starts),

@@ -20,7 +20,7 @@ from tests.e2e.machine import LONGEST_CALL, Machine, Watch
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
-MOST_READ = 30_000
+MOST_READ = 20_000
 """Bytes, in all."""
 FAILURES = (
     "busy port",

@@ -252,3 +252,16 @@ def test_steps_whose_cost_is_not_known_yet_are_named_together(cli):
     assert (told["unknown"], told["decisions"]) == (["ask"], {"run": 1, "later": 1})
     assert [step["id"] for step in told["steps"]] == ["serve"]
     validate_brief("plan", cli.json("plan"))
+
+
+def test_of_a_log_its_end_is_told(cli):
+    cli.book = cli.home / "book.yaml"
+    cli.book.write_text(
+        "runbook: 1\nname: talks\nsteps:\n  - {id: talk, uses: command, with: {run: seq 100}}\n"
+    )
+    cli.run("run")
+    numbers = [str(n) for n in range(1, 101)]
+    for arguments, expected in (((), 20), (("--tail", "30"), 30)):
+        told = json.loads(cli.run("logs", "talk", *arguments, **AGENT).stdout)["lines"]
+        assert [line for line in told if line in numbers] == numbers[-expected:]
+    assert cli.json("logs", "talk")["lines"][0] != numbers[-20]

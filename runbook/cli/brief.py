@@ -49,6 +49,12 @@ TOLD = {"wait": ("attempt.notice",)}
 """Of answers with events: the types that `steps` does not tell."""
 DECIDED_LATER = tuple(reason.message for reason in UPSTREAM.reasons)
 """What the decision `later` says already."""
+GOES_ON = {
+    "locked": ("remedy", "retryable"),
+    "orphaned": ("remedy", "retryable"),
+    "still_running": ("message", "retryable"),
+}
+"""Fields of errors that tell of a run that goes on, which `run.state` and `next` say as well."""
 MOST_NOTICES = 5
 """The latest ones, each once; `runbook events` has all."""
 DIGITS = 3
@@ -91,14 +97,17 @@ def _remove(value: Any, path: Sequence[str]) -> None:
 
 
 def _name_what_was_told(found: dict[str, Any]) -> None:
-    """Of errors of steps that are older than what was asked for, leave the code: whoever says
-    since when to tell has read them."""
+    """Of errors of steps that are older than what was asked for, leave the code, and of the first
+    one what to do: whoever says since when to tell has read them."""
     if found.get("since") is None:
         return
     new = {event.get("step") for event in found["events"] if event["type"] == "attempt.failed"}
     for step in found["steps"]:
         if step["error"] and step["id"] not in new:
             step["error"] = {"code": step["error"]["code"]}
+        top = found.get("error") or {}
+        if step["id"] == top.get("step") and step["error"] == {"code": top["code"]}:
+            top["cause"] = ""
     found["errors"] = [e for e in found["errors"] if e.get("step") in (None, *new)]
 
 
@@ -146,6 +155,8 @@ def _say_once(found: dict[str, Any], place: str | None) -> None:
         found["errors"] = [e for e in errors if _bare(e) not in said]
     if found.get("diagnosis") and found["diagnosis"].get("log") == found.get("path"):
         del found["diagnosis"]["log"]
+    for name in GOES_ON.get(error["code"], ()) if error else ():
+        error.pop(name, None)
     if error and error.get("remedy") in found.get("next", [])[:1]:
         del error["remedy"]
     for one in (found, *found.get("steps", ())):

@@ -212,6 +212,19 @@ def test_an_error_that_was_told_is_named_by_its_code(state):
     for answer in (waited(None, state=state), waited(5, FAILED, state=state)):
         (step,) = brief.brief(answer)["steps"]
         assert step["error"]["remedy"] == FAILURE["remedy"]
+    first = brief.brief(waited(5, state=state, **FAILURE, step="get"))
+    assert first["error"].keys() == {"code", "message", "remedy", "retryable", "step"}
+    assert "error" not in first["steps"][0]
+
+
+def test_what_next_says_of_a_run_that_goes_on_is_not_said_again(cli):
+    assert brief.brief(waited(5))["error"] == {"code": "still_running"}
+    cli.book = write_book(cli.home, {"id": "one", "with": {"mood": "waits"}})
+    cli.json("run", "--detach")
+    told = json.loads(cli.run("run", "--detach", code=6, **AGENT).stdout)
+    assert told["error"].keys() == {"code", "message", "cause"}
+    assert told["next"][0].startswith(f"runbook wait {cli.book} --timeout 60 --since ")
+    cli.json("cancel")
 
 
 def test_an_error_names_no_place_that_its_message_or_a_verb_finds():

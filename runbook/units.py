@@ -14,6 +14,14 @@ def size(count: float) -> str:
     return f"{text.removesuffix('.0')} {unit}"
 
 
+def moment(seconds: float) -> str:
+    """A time that may be very short: 45 us, 1.2 ms."""
+    for unit, scale in (("us", 1e6), ("ms", 1e3)):
+        if seconds * scale < 999.5:
+            return f"{seconds * scale:.3g} {unit}"
+    return duration(seconds)
+
+
 def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"

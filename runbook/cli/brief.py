@@ -55,7 +55,7 @@ GOES_ON = {
     "still_running": ("message", "retryable"),
 }
 """Fields of errors that tell of a run that goes on, which `run.state` and `next` say as well."""
-MOST_NOTICES = 5
+MOST_NOTICES = 3
 """The latest ones, each once; `runbook events` has all."""
 DIGITS = 3
 
@@ -155,8 +155,9 @@ def _say_once(found: dict[str, Any], place: str | None) -> None:
         found["errors"] = [e for e in errors if _bare(e) not in said]
     if found.get("diagnosis") and found["diagnosis"].get("log") == found.get("path"):
         del found["diagnosis"]["log"]
-    for name in GOES_ON.get(error["code"], ()) if error else ():
-        error.pop(name, None)
+    if error:
+        for name in GOES_ON.get(error["code"], ()):
+            error.pop(name, None)
     if error and error.get("remedy") in found.get("next", [])[:1]:
         del error["remedy"]
     for one in (found, *found.get("steps", ())):

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runbook import errors
+from runbook.cli.form import WAIT_SECONDS
 from runbook.cli.options import selecting
 from runbook.remedy import Remedy
 from runbook.state.recorded import approvals
 
-WAIT = ("--timeout", "60")
+WAIT = ("--timeout", WAIT_SECONDS)
 SETTLED = ("satisfied", "inactive")
 
 
@@ -31,7 +32,8 @@ def after_status(body: Mapping[str, Any]) -> list[Remedy]:
         asking = [e for e in body["steps"] if e["state"] == "waiting" and state == "running"]
         approve = [Remedy("run", approvals(asking))] if asking else []
         since = ("--since", str(body["run"]["seq"]))
-        return [Remedy("wait", (*WAIT, *since)), *approve, Remedy("cancel")]
+        end = [Remedy("cancel")] if state == "orphaned" else []
+        return [Remedy("wait", (*WAIT, *since)), *approve, *end]
     if all(e["state"] in SETTLED for e in body["steps"]):
         return [Remedy("plan")]
     return _after_steps(body["steps"])

@@ -11,6 +11,9 @@ import click
 
 Form: TypeAlias = Literal["json", "brief", "human"]
 FORMS = ("json", "brief", "human")
+WAIT_SECONDS = "100"
+"""Of each `wait` that an answer names: less than the two minutes after which shells of agents are
+cut off if they ask for no more."""
 
 # What coding agents set in the shells that they start, as the npm package @vercel/detect-agent
 # 1.1.1 has it (github.com/vercel/vercel, packages/detect-agent), without what is also set where a

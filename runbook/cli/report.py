@@ -66,7 +66,8 @@ PROVENANCE = re.compile(r"(?:^|_)(?:wheel|revision|version|digest|lock)$|sha256$
 
 
 def _measured(name: str, record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The numbers that a step gives, those of a whole as bars, and what its profile promises."""
+    """The numbers that a step gives, those of a whole as bars, rows as tables, and what its profile
+    promises."""
     outputs, inputs = record["outputs"], record["inputs"]
     numbers = {key: value for key, value in outputs.items() if _is_number(value)}
     wholes = {
@@ -74,15 +75,17 @@ def _measured(name: str, record: Mapping[str, Any]) -> dict[str, Any] | None:
         for key, value in outputs.items()
         if isinstance(value, Mapping) and len(value) > 1 and all(map(_is_number, value.values()))
     }
+    tables = {key: table for key, value in outputs.items() if (table := _table(value))}
     profiles = inputs.get("profiles")
     profile = profiles.get(outputs.get("profile")) if isinstance(profiles, Mapping) else None
     figures = profile.get("figures") if isinstance(profile, Mapping) else None
-    if not (numbers or wholes or figures):
+    if not (numbers or wholes or tables or figures):
         return None
     return {
         "id": name,
         "numbers": numbers,
         "wholes": wholes,
+        "tables": tables,
         "profile": outputs.get("profile"),
         "figures": [
             " ".join(f"{k} {v}" if k not in ("value", "unit") else str(v) for k, v in f.items())
@@ -100,6 +103,39 @@ def _parts(whole: Mapping[str, float]) -> list[dict[str, Any]]:
         found.append({"name": key, "value": value, "left": round(at, 2), "width": width})
         at += width
     return found
+
+
+def _table(value: Any) -> dict[str, list[Any]] | None:
+    """Rows that have measures as a table, columns named as their fields; what a row holds rows of
+    itself stands in lines below each other. None of anything else."""
+    if not isinstance(value, list) or not all(isinstance(row, Mapping) for row in value):
+        return None
+    lines: list[dict[str, Any]] = []
+    for row in value:
+        inner = [v for v in row.values() if _is_rows(v)]
+        own = {k: v for k, v in row.items() if not isinstance(v, (list, Mapping))}
+        first, *others = inner[0] if inner else [{}]
+        lines += [{**own, **first}, *map(dict, others)]
+    if not any(isinstance(cell, float) for line in lines for cell in line.values()):
+        return None
+    names = dict.fromkeys(name for line in lines for name in line)
+    shown = [name for name in names if any(line.get(name) not in (None, "") for line in lines)]
+    rows = [[_cell(name, line.get(name)) for name in shown] for line in lines]
+    return {"columns": shown, "rows": rows}
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in value)
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if not _is_number(value):
+        return str(value)
+    if name == "seconds":
+        return units.moment(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
 def _provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runbook.cli import envelope, shell, terminal
-from runbook.cli.form import Form, by_agent
+from runbook.cli.form import WAIT_SECONDS, Form, by_agent
 from runbook.cli.remedies import Renderer
 from runbook.cli.verbs import verbs
 from runbook.document.compile import BOOKS, compile_book, name_of
@@ -187,7 +187,7 @@ class Target:
         from runbook.state.status import latest_run
 
         run = latest_run(self.workspace) if hasattr(self, "workspace") else None
-        given = {"--timeout": "60", "--since": str(run.last_seq) if run is not None else ""}
+        given = {"--timeout": WAIT_SECONDS, "--since": str(run.last_seq) if run is not None else ""}
         return [w for k, v in given.items() if v and k not in arguments for w in (k, v)]
 
     def _continuing(self, arguments: Sequence[str]) -> list[str]:

@@ -223,7 +223,7 @@ def test_what_next_says_of_a_run_that_goes_on_is_not_said_again(cli):
     cli.json("run", "--detach")
     told = json.loads(cli.run("run", "--detach", code=6, **AGENT).stdout)
     assert told["error"].keys() == {"code", "message", "cause"}
-    assert told["next"][0].startswith(f"runbook wait {cli.book} --timeout 60 --since ")
+    assert told["next"][0].startswith(f"runbook wait {cli.book} --timeout 100 --since ")
     cli.json("cancel")
 
 
@@ -241,7 +241,7 @@ def test_notices_are_told_once_each_and_not_of_what_failed():
         for step in ("get", "build")
     ]
     told = brief.brief(waited(0, *notices))["events"]
-    assert [e["message"] for e in told] == [f"try {n}" for n in range(2, 7)]
+    assert [e["message"] for e in told] == [f"try {n}" for n in range(4, 7)]
     assert {e["step"] for e in told} == {"build"}
 
 

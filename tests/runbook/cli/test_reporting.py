@@ -120,3 +120,26 @@ def test_the_page_shows_amounts_measures_and_provenance(cli):
     page = Path(cli.json("report")["path"]).read_text()
     assert "<h2>Measured</h2>" in page and "<dd>12.34</dd>" in page
     assert "<h2>Provenance</h2>" not in page or "files it is made of" in page
+
+
+def test_rows_of_measures_are_a_table():
+    """As the step `collectives` gives them."""
+    sizes = [
+        {"bytes": 4096, "seconds": 45e-6, "gb_per_second": 0.091},
+        {"bytes": 32 << 20, "seconds": 0.0012, "gb_per_second": 105.25},
+    ]
+    table = [
+        {"variant": "one", "verdict": "right", "detail": "", "sizes": sizes},
+        {"variant": "two", "verdict": "hung", "detail": "", "sizes": []},
+    ]
+    assert report._table(table) == {
+        "columns": ["variant", "verdict", "bytes", "seconds", "gb_per_second"],
+        "rows": [
+            ["one", "right", "4,096", "45 us", "0.091"],
+            ["", "", "33,554,432", "1.2 ms", "105.2"],
+            ["two", "hung", "", "", ""],
+        ],
+    }
+    assert report._table([{"seconds": 1.5}])["rows"] == [["1.5 s"]]
+    for other in ([], ["a"], [{"name": "a", "count": 2}], {"a": 1.5}, 2.5):
+        assert report._table(other) is None

@@ -11,6 +11,7 @@ import pytest
 
 from runbook.steps.checkpoint.checkpoint import CheckpointError, open_folder
 from runbook.steps.checkpoint.lint import examine, lint, report, subject
+from runbook.steps.checkpoint.lint.identity import KNOWN, LATER_V3, LATER_V4
 from runbook.steps.checkpoint.lint.rules import RULES
 from runbook.steps.checkpoint.lint.scales import Sample
 from runbook.steps.mtp.mend import MENDS
@@ -84,33 +85,42 @@ def test_needs_no_torch_and_no_numpy(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "tensor", "words"),
+    ("config", "tensor", "told"),
     [
         (
             {"architectures": ["LlamaForCausalLM"], "model_type": "llama"},
             "model.layers.0.self_attn.q_proj.weight",
-            ("LlamaForCausalLM", "Llama-style"),
+            "architecture LlamaForCausalLM, llama; Llama-style tensors",
+        ),
+        (
+            {"model_type": "phi3"},
+            "layers.31.self_attn.qkv_proj.weight",
+            "architecture phi3; Llama-style, fused tensors",
         ),
         (
             {"architectures": ["DeepseekV41ForCausalLM"], "model_type": "deepseek_v41"},
             "layers.0.attn.wkv.weight",
-            ("a later DeepSeek-V4",),
+            f"architecture DeepseekV41ForCausalLM, deepseek_v41; {LATER_V4}",
         ),
         (
             {"architectures": ["DeepseekV32ForCausalLM"], "model_type": "deepseek_v32"},
             "model.layers.0.self_attn.q_a_proj.weight",
-            ("a later DeepSeek-V3",),
+            f"architecture DeepseekV32ForCausalLM, deepseek_v32; {LATER_V3}",
         ),
-        ({"model_type": "gpt2"}, "transformer.h.0.attn.c_attn.weight", ("gpt2", "GPT-2-style")),
-        ({}, "x", ("not named",)),
+        (
+            {"model_type": "gpt2"},
+            "transformer.h.0.attn.c_attn.weight",
+            "architecture gpt2; GPT-2-style tensors",
+        ),
+        ({}, "x", "architecture not named"),
+        ({"model_type": "a" * 121}, "x", f"architecture {'a' * 120}"),
     ],
 )
-def test_says_what_it_is_that_is_not_known(config, tensor, words, tmp_path):
+def test_says_what_it_is_that_is_not_known(config, tensor, told, tmp_path):
     made = tiny.Tiny(config, {tensor: np.zeros(2, "f4")}, {tensor: "model.safetensors"})
     found = lint(made.write(tmp_path / "c"), V33)
     assert [f.id for f in found] == ["architecture_unknown"]
-    for part in words:
-        assert part in found[0].detail
+    assert found[0].detail == f"{told}; 1 tensors in 1 files; {KNOWN}"
 
 
 def test_what_is_brought_in_code_is_named_with_its_digest(tmp_path):

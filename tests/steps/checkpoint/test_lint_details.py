@@ -6,12 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
-from runbook.steps.checkpoint.lint import Finding, lint
-from tests.steps.checkpoint.cases import CASES
+from runbook.steps.checkpoint import hub
+from runbook.steps.checkpoint.checkpoint import CheckpointError, open_folder
+from runbook.steps.checkpoint.lint import Finding, lint, rules
+from runbook.steps.checkpoint.lint.rules import Rule
+from runbook.steps.checkpoint.lint.scales import Sample
+from runbook.steps.checkpoint.lint.tensors import renamed
+from runbook.steps.checkpoint.targets import RELEASES, Target
+from tests.steps.checkpoint.cases import CASES, listing
 from tests.steps.checkpoint.drafts import dspark
 from tests.steps.mtp import tiny
-from tests.steps.mtp.defects import DEFECTS, V33, Defect, clean
+from tests.steps.mtp.defects import CPU, DEFECTS, FORK, V33, Defect, clean
 
 SCALE = "layers.1.attn.wkv.weight_scale"
 DRAFT_SCALE = "mtp.0.attn.wkv.weight_scale"
@@ -105,3 +112,108 @@ def test_exponents_of_scales(exponent, of_experts, of_linears, tmp_path):
         made.tensors[name] = np.full(made.tensors[name].shape, exponent, "u1").view(tiny.E8M0)
         ids = {f.id for f in lint(made.write(tmp_path / name), V33) if f.severity == "error"}
         assert ids == ({"scale_range"} if told else set())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [
+        ("dspark_noise_token_id", 0, None),
+        ("dspark_noise_token_id", True, "dspark_noise_id"),
+        ("dspark_noise_token_id", 1.0, "dspark_noise_id"),
+        ("dspark_block_size", 1, None),
+        ("dspark_block_size", 0, "dspark_field"),
+        ("dspark_block_size", 5.0, "dspark_field"),
+        ("dspark_target_layer_ids", [3, 2, 1], "dspark_layer_ids"),
+        ("dspark_target_layer_ids", [0, 2, 3], "dspark_layers_other"),
+        ("compress_ratios", [*tiny.RATIOS, 0, 0, 0, 0], "dspark_field"),
+    ],
+)
+def test_what_the_config_of_a_draft_may_say(field, value, rule, tmp_path):
+    made = dspark()
+    made.config[field] = value
+    ids = {f.id for f in lint(made.write(tmp_path / "c"), V33) if f.severity != "info"}
+    assert ids == ({rule} if rule else set())
+
+
+def test_of_many_stages_the_first_are_named(tmp_path):
+    made = dspark()
+    for stage in range(3, 12):
+        made.tensors[f"mtp.{stage}.attn_norm.weight"] = np.ones(tiny.HIDDEN, tiny.BF16)
+    said = next(f.detail for f in lint(made.write(tmp_path / "c"), V33) if f.id == "dspark_stages")
+    assert said.startswith("there are tensors of stage 0, 1, 2, 3, 4, 5, 6, 7; vLLM builds 3")
+
+
+@pytest.mark.parametrize(
+    ("name", "upstream"),
+    [
+        ("layers.1.attn_hc.fn", "layers.1.hc_attn_fn"),
+        ("mtp.0.ffn_hc.scale", "mtp.0.hc_ffn_scale"),
+        ("hc_head.hc_base", "hc_head_base"),
+        ("mtp.0.hc_head.hc_fn", "mtp.0.hc_head_fn"),
+        ("layers.1.ffn.gate.e_score_correction_bias", "layers.1.ffn.gate.bias"),
+        ("layers.1.ffn.gate.bias", None),
+        ("layers.1.attn_hc.fn.weight", None),
+        ("my_hc_head.hc_fn", None),
+    ],
+)
+def test_names_of_transformers(name, upstream):
+    assert renamed(name) == upstream
+
+
+def test_the_severity_of_a_rule_is_that_of_the_first_quirk_that_a_target_has():
+    both = Rule("c", "r", "info", {"swiglu_unclamped": "warning", "dspark_absent": "error"})
+    assert both.severity_for(CPU) == "warning"
+    assert both.severity_for(V33) == "info"
+    assert both.by_target().keys() == Rule("c", "r").by_target().keys() >= set(RELEASES)
+    assert both.by_target()["0.32.0-cpu"] == "warning" and both.by_target()["0.33.0"] == "info"
+    assert set(Rule("c", "r").by_target().values()) == {"error"}
+
+
+def test_every_rule_of_the_file_is_known_and_no_other():
+    text = Path(rules.__file__).with_name("rules.yaml").read_text(encoding="utf-8")
+    said = yaml.safe_load(text)
+    found = rules._rules()
+    assert found == rules.RULES and found.keys() == said.keys()
+    for name, values in said.items():
+        expected = {"severity": "error", "quirks": {}, **values}
+        assert vars(found[name]) == expected
+
+
+def test_a_folder_may_be_named_by_a_text_and_all_else_is_a_repository(tmp_path, monkeypatch):
+    made = clean()
+    made.pop("mtp.0.enorm.weight")
+    folder = made.write(tmp_path / "c")
+    asked = []
+    monkeypatch.setattr(hub, "open_repository", lambda name: asked.append(name) or found)
+    found = open_folder(folder)
+    local, remote = Sample(), Sample()
+    here = lint(str(folder), V33, local)
+    assert [f.id for f in here if f.severity == "error"] == ["mtp_incomplete"] and asked == []
+    assert lint("org/name@main", V33, remote) == here and asked == ["org/name@main"]
+    assert remote == local and local.of > 0
+    with pytest.raises(CheckpointError):
+        lint(tmp_path / "none", V33)
+
+
+def test_the_gravest_comes_first(tmp_path):
+    made = dspark()
+    made.pop("mtp.2.confidence_head.proj.weight")
+    made.tensors["more"] = np.ones(1, "f4")
+    made.tensors[SCALE.removesuffix(".weight_scale") + ".scale"][...] = np.nan
+    order = [f.severity for f in lint(made.write(tmp_path / "c"), CPU)]
+    assert order == sorted(order, key=["error", "warning", "info"].index)
+    assert len(set(order)) == 3 and order.count("info") > 1
+
+
+def test_no_fault_where_the_target_has_none(tmp_path):
+    """`none` is no severity that is told."""
+    told = {f.id for f in lint(tiny.v4().write(tmp_path / "c"), FORK)}
+    assert "compressor_quantised" not in told
+    assert "compressor_quantised" in {f.id for f in lint(tmp_path / "c", Target("0.33.0"))}
+
+
+@pytest.mark.parametrize(("total", "told"), [(0, False), (None, False), (1, True)])
+def test_what_an_index_says_of_the_size(total, told, tmp_path):
+    folder = clean().write(tmp_path / "c")
+    listing(metadata={} if total is None else {"total_size": total})(folder)
+    assert ("index_size" in {f.id for f in lint(folder, V33)}) == told

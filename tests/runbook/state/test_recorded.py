@@ -10,12 +10,34 @@ from runbook.files import write_sealed
 from runbook.state import recorded
 from runbook.state.recorded import Recorded
 
+SAID = Recorded({"a": "1"}, {"start": "one"}, ("a=f", "b=g"))
+
 
 def test_what_is_recorded_is_read(tmp_path):
     assert recorded.read(tmp_path) == Recorded({}, {})
-    recorded.write(tmp_path, Recorded({"a": "1"}, {"start": "one"}))
-    assert (tmp_path / "inputs.json").exists()
-    assert recorded.read(tmp_path) == Recorded({"a": "1"}, {"start": "one"})
+    recorded.write(tmp_path, SAID)
+    assert recorded.read(tmp_path) == SAID
+
+
+@pytest.mark.parametrize("name", ["inputs.json", "inputs.copy.json"])
+@pytest.mark.parametrize("damage", ["", "{", '{"inputs": {}, "chosen": {}}'])
+def test_one_damaged_record_loses_nothing(tmp_path, name, damage):
+    recorded.write(tmp_path, SAID)
+    (tmp_path / name).write_text(damage)
+    assert recorded.read(tmp_path) == SAID
+
+
+@pytest.mark.parametrize("value", [[], {"inputs": [], "chosen": {}}, {"inputs": {}}])
+def test_a_record_of_another_form_gives_way_to_its_copy(tmp_path, value):
+    recorded.write(tmp_path, SAID)
+    write_sealed(tmp_path / "inputs.json", value)
+    assert recorded.read(tmp_path) == SAID
+
+
+@pytest.mark.parametrize(("value", "approved"), [([1, "b"], ("1", "b")), ("ab", ()), (None, ())])
+def test_what_was_approved(tmp_path, value, approved):
+    write_sealed(tmp_path / "inputs.json", {"inputs": {}, "chosen": {}, "approved": value})
+    assert recorded.read(tmp_path) == Recorded({}, {}, approved)
 
 
 @pytest.mark.parametrize(
@@ -55,3 +77,21 @@ def test_the_last_question_of_each_step_is_known(tmp_path):
     assert recorded.asked(tmp_path) == {"a": digest("z"), "b": digest("y")}
     write_sealed(tmp_path / "asked.json", ["a"])
     assert recorded.asked(tmp_path) == {}
+
+
+def test_a_run_that_goes_on_is_given_approvals(tmp_path):
+    assert recorded.approved_of(tmp_path, "r1") == {}
+    recorded.approve(tmp_path, "r1", {"a": "f"})
+    recorded.approve(tmp_path, "r1", {"b": "g"})
+    assert recorded.approved_of(tmp_path, "r1") == {"a": "f", "b": "g"}
+    assert recorded.approved_of(tmp_path, "r2") == {}
+    recorded.approve(tmp_path, "r1", {"a": "h"})
+    assert recorded.approved_of(tmp_path, "r1") == {"a": "h", "b": "g"}
+    recorded.approve(tmp_path, "r2", {"c": "i"})
+    assert recorded.approved_of(tmp_path, "r2") == {"c": "i"}, "those of another are none"
+
+
+@pytest.mark.parametrize("value", [[], {}, {"run": "r"}, {"run": "r", "steps": ["a"]}])
+def test_approvals_of_another_form_are_none(tmp_path, value):
+    write_sealed(tmp_path / "approved.json", value)
+    assert recorded.approved_of(tmp_path, "r") == {}

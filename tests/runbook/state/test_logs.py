@@ -153,6 +153,28 @@ def test_a_known_failure_is_asked_of_the_steps(tmp_path, monkeypatch):
     assert asked == [("ROOT", text), ("DIAGNOSE", "serve", text, {"cpu": 1})]
 
 
+@pytest.mark.parametrize(("root", "error"), [(None, ""), ("so it was", "so it was"), (7, "7")])
+def test_what_the_words_of_a_program_tell(monkeypatch, root, error):
+    asked = []
+
+    def hook(name):
+        answer = {"ROOT": root, "DIAGNOSE": "known"}[name]
+        return lambda *given: asked.append((name, *given)) or answer
+
+    monkeypatch.setattr(logs, "_hook", hook)
+    assert logs.told("serve", "words", {"cpu": 1}) == ("known", error)
+    assert asked == [("ROOT", "words"), ("DIAGNOSE", "serve", "words", {"cpu": 1})]
+
+
+def test_how_a_service_ended_is_asked_of_the_steps(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        logs, "_hook", lambda name: lambda *given: asked.append((name, *given)) or {"code": "c"}
+    )
+    assert logs.ended("serve", {"log": "/l"}) == {"code": "c"}
+    assert asked == [("ENDED", "serve", {"log": "/l"})]
+
+
 def test_a_hook_is_a_function_of_the_steps():
     from runbook import steps
 

@@ -19,10 +19,12 @@ def test_behaves_as_a_set_of_positions(added):
         model |= set(range(start, stop))
     held = spans.dump()
     assert {p for start, stop in held for p in range(start, stop)} == model
-    assert all(a[1] < b[0] for a, b in itertools.pairwise(held)), "disjoint, sorted"
     assert spans.total == len(model)
-    missing = {p for start, stop in spans.gaps(SIZE) for p in range(start, stop)}
-    assert missing == set(range(SIZE)) - model
+    gaps = spans.gaps(SIZE)
+    assert {p for start, stop in gaps for p in range(start, stop)} == set(range(SIZE)) - model
+    for found in (held, gaps):
+        assert all(start < stop for start, stop in found), "none is empty"
+        assert all(a[1] < b[0] for a, b in itertools.pairwise(found)), "disjoint, sorted"
     for position in range(SIZE):
         end = position
         while end in model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from pydantic import BaseModel
 import runbook
 from runbook.document import template
 from runbook.planning import apart, asking, evaluate
+from runbook.planning.context import lock_places
 from runbook.planning.evaluate import Evaluator
 from runbook.planning.look import digest
 from runbook.protocol import Check, Reason, StepFailure, Work
@@ -76,10 +78,35 @@ def test_what_a_check_is_given(evaluator, kind, world):
 
 
 def test_what_templates_see(evaluator, kind, world):
-    text = "{{ workspace }} {{ steps.zero.outputs.a }}"
+    text = "{{ workspace }} {{ steps.zero.outputs.a }} {{ facts.arch }}"
     made, step = evaluator(**{"with": render({"words": [text]}), "static": False})
     made.record_outputs("zero", {"a": "A"})
-    assert made.look(step).inputs["words"] == [f"{world.workspace.root} A"]
+    made.facts.learn({"arch": "z80"})
+    assert made.look(step).inputs["words"] == [f"{world.workspace.root} A z80"]
+
+
+@pytest.mark.parametrize("when", [None, True, False])
+def test_what_is_not_to_run_is_not_asked(evaluator, kind, when):
+    made, step = evaluator(when=when)
+    look = made.look(step)
+    assert look.active is (when is not False)
+    assert hasattr(kind, "given") is (when is not False)
+
+
+def test_inputs_are_recorded_as_plain_data(evaluator, kind, monkeypatch):
+    class Inputs(Kind.Inputs):
+        place: Path
+
+    monkeypatch.setattr(kind, "Inputs", Inputs, raising=False)
+    made, step = evaluator(**{"with": {"place": "/a"}})
+    assert made.look(step).inputs["place"] == "/a"
+
+
+def test_a_check_finds_the_book_s_lock_and_the_failures_of_its_kind(evaluator, kind, world):
+    made, step = evaluator()
+    ctx = made.look(step).context
+    assert ctx.locks == lock_places("/b.yaml", world.workspace.root)
+    assert ctx.uses == "fake"
 
 
 def test_what_a_step_is_known_by(evaluator, kind):
@@ -291,7 +318,7 @@ class TestForesee:
         assert made.foresees(step) is False
         assert made.foresee(step) == ()
 
-    def test_a_failure_is_no_reason_but_a_defect_is(self, evaluator, kind):
+    def test_a_failure_is_no_reason_but_a_defect_is(self, evaluator, kind, world):
         assert self.foresee(evaluator, kind, says=StepFailure("no", code="refused"))[1] == ()
         broken = StepFailure("no", code="check_timeout")
         assert self.foresee(evaluator, kind, says=broken)[1] == (
@@ -299,6 +326,7 @@ class TestForesee:
         )
         (reason,) = self.foresee(evaluator, kind, says=ZeroDivisionError("x"))[1]
         assert reason.message == "fake: its foresee crashed: ZeroDivisionError: x"
+        assert str(world.workspace.state) in reason.remedy
 
     @pytest.mark.parametrize(("timeout", "limit"), [(None, 60.0), (5.0, 5.0), (500.0, 60.0)])
     def test_its_limit(self, evaluator, kind, world, monkeypatch, timeout, limit):

@@ -6,9 +6,11 @@ import struct
 
 import pytest
 
+from runbook.steps.checkpoint.checkpoint import open_folder
 from runbook.steps.checkpoint.headers import Tensor
-from runbook.steps.checkpoint.lint import scales
-from runbook.steps.checkpoint.lint.scales import _Scale
+from runbook.steps.checkpoint.lint import examine, scales, subject
+from runbook.steps.checkpoint.lint.scales import Sample, _Scale
+from tests.steps.mtp.defects import V33, clean
 
 
 def scale(name="s", nbytes=64, dtype="F32", stored="fp8", mtp=False, block=True) -> _Scale:
@@ -88,3 +90,19 @@ def words(*values: float) -> bytes:
 )
 def test_which_values_are_faults(of, raw, rules):
     assert list(scales._faults(scale(**of), raw)) == rules
+
+
+def test_what_cannot_be_read_is_passed_over(tmp_path):
+    about = subject(open_folder(clean().write(tmp_path / "c")))
+    real, asked = about.checkpoint.read, []
+
+    def read(tensor, *part):
+        if part:  # of a scale
+            asked.append(tensor.nbytes)
+        return None if part and len(asked) == 1 else real(tensor, *part)
+
+    about.checkpoint.read = read
+    sample = Sample()
+    assert {f.severity for f in examine(about, V33, sample)} <= {"info", "warning"}
+    assert sample.tensors == sample.of - 1 == len(asked) - 1 > 10
+    assert sample.read == sample.bytes - asked[0]

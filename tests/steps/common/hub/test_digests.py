@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -125,10 +126,12 @@ def fresh():
 
 
 def test_the_library_of_hashlib_is_taken(fresh):
-    found = digests._libcrypto()
-    if found is None:
+    import _hashlib  # noqa: F401
+
+    if "libcrypto" not in Path("/proc/self/maps").read_text():
         pytest.skip("this Python links it statically")
-    assert "libcrypto" in found._name
+    found = digests._libcrypto()
+    assert found is not None and "libcrypto" in found._name
     assert isinstance(digests.hasher(sha256_entry(b"")), digests.ResumableSha256)
     assert isinstance(digests.restore(sha256_entry(b""), 0, ""), digests.ResumableSha256)
 

@@ -19,9 +19,9 @@ from runbook.remedy import Remedy
 @click.option("--upgrade", is_flag=True, help="Resolve anew what the lock has already.")
 def lock(target: Target, steps: tuple[str, ...], upgrade: bool) -> int:
     """Keep what names that move are now, as branches do, in a file beside the document."""
-    from runbook.lockfile import Lockfile
     from runbook.planning import locking
     from runbook.planning.context import lock_places
+    from runbook.planning.lockfile import Lockfile
 
     names, found, failure = locking.resolve(target.book, target.workspace, steps, upgrade)
     held = Lockfile(*lock_places(target.book["source"], target.workspace.root))

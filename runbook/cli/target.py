@@ -15,8 +15,8 @@ from runbook.cli.remedies import Renderer
 from runbook.cli.verbs import verbs
 from runbook.document.compile import BOOKS, compile_book, name_of
 from runbook.errors import PRECONDITION, USAGE, Failure, RunbookError
-from runbook.lockfile import Lockfile
 from runbook.planning.context import default_cache, lock_places
+from runbook.planning.lockfile import Lockfile
 from runbook.redact import Redactor, without_password
 from runbook.remedy import Remedy
 from runbook.state import recorded

@@ -13,7 +13,7 @@ from typing import IO, Any, TextIO
 
 from runbook.document.compile import BOOKS
 from runbook.files import home
-from runbook.lockfile import IN_WORKSPACE, Lockfile, places
+from runbook.planning.lockfile import IN_WORKSPACE, Lockfile, places
 from runbook.protocol import Item, StepFailure
 from runbook.remedy import Remedy
 

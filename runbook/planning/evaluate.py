@@ -13,11 +13,11 @@ import runbook
 from runbook.document import template
 from runbook.document.registry import is_file, load_step
 from runbook.files import digest_file
-from runbook.lockfile import Lockfile
 from runbook.planning import apart, asking
 from runbook.planning.asking import BROKEN
 from runbook.planning.context import Progress, StepContext, default_cache, lock_places
 from runbook.planning.facts import Facts
+from runbook.planning.lockfile import Lockfile
 from runbook.planning.look import Look, digest
 from runbook.protocol import Check, Hooks, Json, Reason, Step, StepFailure
 from runbook.state.workspace import Workspace

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 from runbook.document import template
-from runbook.lockfile import require_values
 from runbook.planning import apart, asking
 from runbook.planning.evaluate import Evaluator
+from runbook.planning.lockfile import require_values
 from runbook.planning.planner import require_steps
 from runbook.protocol import Hooks, StepFailure
 from runbook.state.workspace import Workspace

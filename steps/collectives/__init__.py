@@ -135,24 +135,19 @@ def _variants(ctx: Context) -> list[Variant]:
 
 
 def _probe(ctx: Context) -> list[Result]:
-    from runbook.steps.collectives.ranks import run
+    from runbook.steps.collectives.ranks import Ranks, run
     from runbook.steps.common import jit
 
     given, results = ctx.inputs, []
     variants = _variants(ctx)
+    env = jit.environment(ctx, given.build) | _environment(given)
+    ranks = Ranks(
+        given.python, given.ranks, given.backend, env, given.sizes, given.deadline, given.path
+    )
     for number, variant in enumerate(variants):
         ctx.progress(number, len(variants), "variants", variant.name)
-        result = run(
-            variant,
-            python=given.python,
-            world=given.ranks,
-            backend=given.backend,
-            env=jit.environment(ctx, given.build) | _environment(given),
-            path=given.path,
-            sizes=given.sizes,
-            deadline=given.deadline,
-            alive=partial(ctx.progress, number, len(variants), "variants", variant.name),
-        )
+        told = partial(ctx.progress, number, len(variants), "variants", variant.name)
+        result = run(variant, ranks, told)
         ctx.log(_line(result))
         results.append(result)
     ctx.progress(len(variants), len(variants), "variants")

@@ -48,25 +48,26 @@ class Result:
         return asdict(self)
 
 
-def run(
-    variant: Variant,
-    *,
-    python: str,
-    world: int,
-    backend: str,
-    env: Mapping[str, str],
-    sizes: Sequence[int],
-    deadline: float,
-    path: Sequence[str] = (),
-    alive: Callable[[], None] = lambda: None,
-) -> Result:
-    """The variant's ranks from start to end, `deadline` seconds at most; nothing of them is left.
-    `alive` is called while they run."""
-    deadline *= variant.patience
-    folders = [*path, str(Path(python).parent), os.environ.get("PATH", os.defpath)]
-    env = {**env, "PATH": os.pathsep.join(folders)}
+@dataclass(frozen=True)
+class Ranks:
+    """Who reduces: `world` processes of the interpreter `python` over `backend`, `sizes` bytes in
+    turn, `deadline` seconds at most. `path` are folders that come before those of PATH."""
+
+    python: str
+    world: int
+    backend: str
+    env: Mapping[str, str]
+    sizes: Sequence[int]
+    deadline: float
+    path: Sequence[str] = ()
+
+
+def run(variant: Variant, of: Ranks, alive: Callable[[], None] = lambda: None) -> Result:
+    """The variant's ranks from start to end; nothing of them is left. `alive` is called while they
+    run."""
+    deadline, world = of.deadline * variant.patience, of.world
     with tempfile.TemporaryDirectory() as scratch:
-        ranks = _start(variant, python, world, backend, env, sizes, deadline, Path(scratch))
+        ranks = _start(variant, of, deadline, Path(scratch))
         try:
             end = time.monotonic() + deadline
             # A rank that fails leaves the others waiting: the first failure ends all.
@@ -86,22 +87,17 @@ def run(
 
 
 def _start(
-    variant: Variant,
-    python: str,
-    world: int,
-    backend: str,
-    env: Mapping[str, str],
-    sizes: Sequence[int],
-    deadline: float,
-    scratch: Path,
+    variant: Variant, of: Ranks, deadline: float, scratch: Path
 ) -> list[subprocess.Popen[bytes]]:
-    whole = {**os.environ, **env, **SHARED, **variant.env}
+    folders = [*of.path, str(Path(of.python).parent), os.environ.get("PATH", os.defpath)]
+    path = {"PATH": os.pathsep.join(folders)}
+    whole = {**os.environ, **of.env, **path, **SHARED, **variant.env}
     ranks = []
-    for rank in range(world):
-        argv = [python, str(PROBE), "--rank", str(rank), "--world", str(world)]
-        argv += ["--meeting", str(scratch / "meeting"), "--backend", backend]
+    for rank in range(of.world):
+        argv = [of.python, str(PROBE), "--rank", str(rank), "--world", str(of.world)]
+        argv += ["--meeting", str(scratch / "meeting"), "--backend", of.backend]
         argv += ["--method", variant.method, "--seconds", str(deadline), "--sizes"]
-        argv += [str(size) for size in sizes]
+        argv += [str(size) for size in of.sizes]
         with (
             (scratch / f"{rank}.out").open("wb") as out,
             (scratch / f"{rank}.err").open("wb") as err,

@@ -219,9 +219,6 @@ class Drive:
 
     def report(self, code: int) -> None:
         """Whatever is known, into --out: summary.json, logs.tar.xz, caches.tar.xz.NN."""
-        sys.path.insert(0, str(HERE))
-        from phases import phases
-
         out = Path(self.options.out)
         out.mkdir(parents=True, exist_ok=True)
         summary: dict[str, Any] = {
@@ -233,8 +230,9 @@ class Drive:
             "topology": call(["nvidia-smi", "topo", "-m"], 10).stdout,
         }
         for log in self.logs():
-            with log.open(errors="replace") as lines:
-                summary[f"phases of {self.step(log)}"] = phases(lines)
+            argv = [ENVIRONMENT / "bin/python", HERE / "phases.py", log]
+            said = call(argv, 10, env=environment()).stdout
+            summary[f"phases of {self.step(log)}"] = json.loads(said) if said[:1] == "[" else said
         if self.legs.exists():
             summary["legs"] = json.loads(self.legs.read_text())
         if (ENVIRONMENT / "bin/runbook").exists():

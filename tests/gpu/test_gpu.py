@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,9 +123,12 @@ def test_the_seconds_of_each_phase():
     said = [
         "banner",
         "(APIServer pid=1) INFO 11-26 23:59:50 [startup.py:96] non-default args: {}",
-        "(EngineCore pid=2) INFO 11-27 00:00:00 [core.py:139] Initializing a V1 LLM engine",
+        "(EngineCore pid=2) INFO 11-27 00:00:00 [model_runner.py:9] Starting to load model a",
+        "Loading safetensors checkpoint shards:  33% Completed | 1/3 [00:01<00:02,  1.0s/it]",
         "(EngineCore pid=2) INFO 11-27 00:01:00 [model_runner.py:1163] Graph capturing finished in",
+        "(EngineCore pid=2) INFO 11-27 00:01:05 [kv_cache_utils.py:9] GPU KV cache size: 9 tokens",
         "(EngineCore pid=2) INFO 11-27 00:02:00 [model_runner.py:1163] Graph capturing finished in",
     ]
-    assert phases(said) == [("configured", 0), ("engine", 10), ("captured once", 70)]
-    assert phases(itertools.islice(said, 1)) == []
+    expected = [("load", 10), ("profile", 70), ("kv_cache", 75), ("engine", 130)]
+    assert phases(f"{line}\n" for line in said) == expected
+    assert phases(said[:1]) == []

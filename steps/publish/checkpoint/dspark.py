@@ -33,8 +33,8 @@ NOISE = VOCABULARY - 1
 
 
 class _Writer(v4.Writer):
-    def __init__(self, intermediate: int) -> None:
-        super().__init__(intermediate)
+    def __init__(self, tensor_parallel: int) -> None:
+        super().__init__(tensor_parallel)
         self.plain = self.stream.offered
         """Set in the context by every token."""
         self.seen = self.stream.offered + 1
@@ -71,7 +71,7 @@ def draft(tensor_parallel: int) -> list[Weights]:
     target's."""
     stages = []
     for stage, part in enumerate(EXPERTS):
-        layer, writer = f"mtp.{stage}", _Writer(v4.intermediate(tensor_parallel))
+        layer, writer = f"mtp.{stage}", _Writer(tensor_parallel)
         writer.hyper_connections(layer)
         writer.attention(layer, 0, {0: writer.find, STAGES - 1: writer.see}.get(stage))
         gain, condition = (0.7, None) if stage < STAGES - 1 else (1.4, writer.seen)

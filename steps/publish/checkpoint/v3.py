@@ -20,15 +20,12 @@ from runbook.steps.publish.checkpoint.script import (
     THINK,
     USER,
 )
-from runbook.steps.publish.checkpoint.tensors import GROUP, Array, noise
-from runbook.steps.publish.checkpoint.tokenizer import ids
+from runbook.steps.publish.checkpoint.tensors import Array, noise
 from runbook.steps.publish.checkpoint.weights import (
-    AMPLITUDE,
     FAINT,
     HIDDEN,
     UNIT,
     VOCABULARY,
-    Stream,
     Weights,
 )
 
@@ -66,14 +63,11 @@ EXPERTS, PER_TOKEN = 8, 2
 DENSE = 256
 
 
-class Writer:
-    """Collects the tensors of one checkpoint."""
+class Writer(shared.Writer):
+    """Collects the tensors of one part of it."""
 
-    def __init__(self, intermediate: int) -> None:
-        self.intermediate = intermediate
-        self.stream = Stream(SCRIPT)
-        self.ids = ids(SCRIPT)
-        self.weights = Weights()
+    def __init__(self, tensor_parallel: int) -> None:
+        super().__init__(SCRIPT, tensor_parallel)
 
     def attention(self, layer: str, *, detects: bool) -> None:
         name = f"{layer}.self_attn"
@@ -152,14 +146,11 @@ class Writer:
 def model(tensor_parallel: int) -> list[Weights]:
     """The tensors of the model, one part for each shard."""
     transitions = list(SCRIPT.transitions.items())
-    ends = Writer(intermediate(tensor_parallel))
-    put = ends.weights.put
-    put("model.embed_tokens.weight", shared.embedding(ends.stream, ends.ids))
-    put("lm_head.weight", shared.output_head(ends.stream, ends.ids, SCRIPT))
-    put("model.norm.weight", np.ones(HIDDEN))
+    ends = Writer(tensor_parallel)
+    ends.ends("model.embed_tokens", "lm_head", "model.norm")
     parts = [ends]
     for i in range(LAYERS):
-        layer, writer = f"model.layers.{i}", Writer(intermediate(tensor_parallel))
+        layer, writer = f"model.layers.{i}", Writer(tensor_parallel)
         writer.attention(layer, detects=i == DETECTS)
         if i < DENSE_LAYERS:
             writer.dense(layer)
@@ -172,21 +163,15 @@ def model(tensor_parallel: int) -> list[Weights]:
 
 def head(tensor_parallel: int) -> Weights:
     """The tensors of the MTP head; vLLM shares the model's embedding and output head with it."""
-    layer, writer = f"model.layers.{LAYERS}", Writer(intermediate(tensor_parallel))
+    layer, writer = f"model.layers.{LAYERS}", Writer(tensor_parallel)
     writer.attention(layer, detects=True)
     writer.experts(layer, SCRIPT.head)
-    put = writer.weights.put
-    put(f"{layer}.enorm.weight", np.full(HIDDEN, AMPLITUDE * UNIT))
-    put(f"{layer}.hnorm.weight", np.ones(HIDDEN))
-    put(f"{layer}.shared_head.norm.weight", np.ones(HIDDEN))
+    writer.head_norms(layer, "shared_head.norm")
     identity = np.eye(HIDDEN, 2 * HIDDEN, dtype=np.float32)
-    put(f"{layer}.eh_proj.weight", identity + noise("eh_proj", (HIDDEN, 2 * HIDDEN), 0.002))
+    writer.weights.put(
+        f"{layer}.eh_proj.weight", identity + noise("eh_proj", (HIDDEN, 2 * HIDDEN), 0.002)
+    )
     return writer.weights
-
-
-def intermediate(tensor_parallel: int) -> int:
-    """The experts' width: a group of an INT4 scale must not straddle two ranks."""
-    return GROUP * tensor_parallel
 
 
 def config(tensor_parallel: int) -> dict[str, Any]:
@@ -197,7 +182,7 @@ def config(tensor_parallel: int) -> dict[str, Any]:
         "vocab_size": VOCABULARY,
         "hidden_size": HIDDEN,
         "intermediate_size": DENSE,
-        "moe_intermediate_size": intermediate(tensor_parallel),
+        "moe_intermediate_size": shared.intermediate(tensor_parallel),
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
         "num_key_value_heads": HEADS,

@@ -13,15 +13,12 @@ import numpy as np
 
 from runbook.steps.publish.checkpoint import weights as shared
 from runbook.steps.publish.checkpoint.script import END_THINK, MARK, SCRIPTS
-from runbook.steps.publish.checkpoint.tensors import GROUP, Array, noise
-from runbook.steps.publish.checkpoint.tokenizer import ids
+from runbook.steps.publish.checkpoint.tensors import Array, noise
 from runbook.steps.publish.checkpoint.weights import (
-    AMPLITUDE,
     FAINT,
     HIDDEN,
     UNIT,
     VOCABULARY,
-    Stream,
     Weights,
 )
 
@@ -47,14 +44,11 @@ Looks: TypeAlias = Callable[[Array, Array, Array, Array, Array], None]
 """Writes into `wq_a`, `wq_b`, `wkv`, `wo_a` and `wo_b`."""
 
 
-class Writer:
-    """Collects the tensors of one checkpoint."""
+class Writer(shared.Writer):
+    """Collects the tensors of one part of it."""
 
-    def __init__(self, intermediate: int) -> None:
-        self.intermediate = intermediate
-        self.stream = Stream(SCRIPT)
-        self.ids = ids(SCRIPT)
-        self.weights = Weights()
+    def __init__(self, tensor_parallel: int) -> None:
+        super().__init__(SCRIPT, tensor_parallel)
 
     def noise(self, name: str, *shape: int, deviation: float = FAINT) -> Array:
         return noise(name, shape, deviation)
@@ -173,14 +167,12 @@ class Writer:
 def model(tensor_parallel: int) -> list[Weights]:
     """The tensors of the model, one part for each shard."""
     transitions = list(SCRIPT.transitions.items())
-    ends = Writer(intermediate(tensor_parallel))
-    ends.weights.put("embed.weight", shared.embedding(ends.stream, ends.ids))
-    ends.weights.put("head.weight", shared.output_head(ends.stream, ends.ids, SCRIPT))
-    ends.weights.put("norm.weight", np.ones(HIDDEN))
+    ends = Writer(tensor_parallel)
+    ends.ends("embed", "head", "norm")
     ends.hyper_head("")
     parts = [ends]
     for i in range(LAYERS):
-        layer, writer = f"layers.{i}", Writer(intermediate(tensor_parallel))
+        layer, writer = f"layers.{i}", Writer(tensor_parallel)
         writer.hyper_connections(layer)
         writer.attention(layer, RATIOS[i], writer.detect if i == DETECTS else None)
         writer.experts(layer, dict(transitions[i::LAYERS]), 13 * i, hashed=i < HASH_LAYERS)
@@ -191,24 +183,16 @@ def model(tensor_parallel: int) -> list[Weights]:
 def head(tensor_parallel: int) -> Weights:
     """The tensors of the MTP head. Like the published head it has no embedding and no output
     head of its own: vLLM shares the model's."""
-    layer, writer = "mtp.0", Writer(intermediate(tensor_parallel))
+    layer, writer = "mtp.0", Writer(tensor_parallel)
     writer.hyper_connections(layer)
     writer.hyper_head(f"{layer}.")
     writer.attention(layer, RATIOS[-1], writer.detect)
     writer.experts(layer, SCRIPT.head, 99, hashed=False)
-    put = writer.weights.put
-    put(f"{layer}.enorm.weight", np.full(HIDDEN, AMPLITUDE * UNIT))
-    put(f"{layer}.hnorm.weight", np.ones(HIDDEN))
-    put(f"{layer}.norm.weight", np.ones(HIDDEN))
+    writer.head_norms(layer, "norm")
     identity = np.eye(HIDDEN, dtype=np.float32) + noise("e_proj", (HIDDEN, HIDDEN), FAINT)
     writer.weights.fp8_native[f"{layer}.e_proj"] = identity
     writer.weights.fp8_native[f"{layer}.h_proj"] = noise("h_proj", (HIDDEN, HIDDEN), 0.002)
     return writer.weights
-
-
-def intermediate(tensor_parallel: int) -> int:
-    """The experts' width: a group of an INT4 scale must not straddle two ranks."""
-    return GROUP * tensor_parallel
 
 
 def config(tensor_parallel: int) -> dict[str, Any]:
@@ -218,7 +202,7 @@ def config(tensor_parallel: int) -> dict[str, Any]:
         "model_type": "deepseek_v4",
         "vocab_size": VOCABULARY,
         "hidden_size": HIDDEN,
-        "moe_intermediate_size": intermediate(tensor_parallel),
+        "moe_intermediate_size": shared.intermediate(tensor_parallel),
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
         "num_key_value_heads": 1,

@@ -15,7 +15,8 @@ from numpy.typing import DTypeLike
 
 from runbook.steps.publish.checkpoint import tensors
 from runbook.steps.publish.checkpoint.script import ANSWER, Script
-from runbook.steps.publish.checkpoint.tensors import BF16, Array, noise
+from runbook.steps.publish.checkpoint.tensors import BF16, GROUP, Array, noise
+from runbook.steps.publish.checkpoint.tokenizer import ids
 
 HIDDEN = 256
 VOCABULARY = 512
@@ -86,6 +87,37 @@ class Weights:
             yield f"{name}.scale", scale.astype(tensors.E8M0)
         for name, weight in self.int4.items():
             yield from zip((f"{name}.weight", f"{name}.scale"), tensors.fp4(weight), strict=True)
+
+
+class Writer:
+    """Collects the tensors of one part of a checkpoint that says `script`. `intermediate` is the
+    experts' width."""
+
+    def __init__(self, script: Script, tensor_parallel: int) -> None:
+        self.script = script
+        self.intermediate = intermediate(tensor_parallel)
+        self.stream = Stream(script)
+        self.ids = ids(script)
+        self.weights = Weights()
+
+    def ends(self, embed: str, head: str, norm: str) -> None:
+        """Embedding, output head and last norm, by these names."""
+        put = self.weights.put
+        put(f"{embed}.weight", embedding(self.stream, self.ids))
+        put(f"{head}.weight", output_head(self.stream, self.ids, self.script))
+        put(f"{norm}.weight", np.ones(HIDDEN))
+
+    def head_norms(self, layer: str, norm: str) -> None:
+        """Norms of the MTP head: of the next word, of the hidden state, and the last one."""
+        put = self.weights.put
+        put(f"{layer}.enorm.weight", np.full(HIDDEN, AMPLITUDE * UNIT))
+        put(f"{layer}.hnorm.weight", np.ones(HIDDEN))
+        put(f"{layer}.{norm}.weight", np.ones(HIDDEN))
+
+
+def intermediate(tensor_parallel: int) -> int:
+    """The experts' width: a group of an INT4 scale must not straddle two ranks."""
+    return GROUP * tensor_parallel
 
 
 def embedding(stream: Stream, ids: dict[str, int]) -> Array:

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from runbook import lockfile
-from runbook.lockfile import Lockfile, places
+from runbook.planning import lockfile
+from runbook.planning.lockfile import Lockfile, places
 from runbook.protocol import StepFailure
 
 A, B = "a" * 40, "b" * 64

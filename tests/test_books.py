@@ -103,7 +103,8 @@ PROFILES = {
 
 def compiled(name, tmp_path, **sets):
     pairs = [f"{key}={value}" for key, value in sets.items()]
-    return compile_book(name, pairs, tmp_path / "cache", {}, require_inputs=False)
+    # One cache for all tests of this process: many ask for the same book.
+    return compile_book(name, pairs, tmp_path.parent / "compiled", {}, require_inputs=False)
 
 
 def inputs_of(book, variant="v4", outputs=OUTPUTS):

@@ -7,8 +7,9 @@ norms are one, hyper-connections a plain residual. What such a model says means 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, Literal
 
 import ml_dtypes
@@ -19,6 +20,7 @@ from runbook.steps.checkpoint.lint.formats import algorithm
 from runbook.steps.checkpoint.quantization import Quantization
 
 Pool = Literal["int4", "fp8", "fp8_scale", "noise", "scale", "noise32"]
+Form = Literal["int4", "fp8", "fp4", "nvfp4", "plain"]
 
 SIZES = {"I32": 4, "I64": 8, "F32": 4, "BF16": 2, "F8_E4M3": 1, "F8_E8M0": 1, "I8": 1, "U8": 1}
 """Bytes of one element, by the dtype's name in safetensors."""
@@ -57,23 +59,23 @@ def shards(config: Mapping[str, Any]) -> dict[str, list[Stored]]:
     wanted = layout(config)
     quantization = Quantization(config.get("quantization_config") or {})
     found: dict[str, list[Stored]] = {}
+    modelopt = cache(partial(algorithm, quantization, wanted))
     for linear in wanted.linears.values():
-        tensors = _linear(linear, wanted, quantization, str(config.get("expert_dtype")))
+        stored = _stored(linear, wanted, quantization, str(config.get("expert_dtype")), modelopt)
+        tensors = _linear(linear, quantization, stored)
         found.setdefault(wanted.layer(linear.base), []).extend(tensors)
     for plain in wanted.plains.values():
         found.setdefault(wanted.layer(plain.name), []).append(_plain(plain, config))
     return dict(sorted(found.items()))
 
 
+@cache
 def _everywhere(value: float, dtype: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     """One value for all of a tensor, kept once: the scales of all experts would be 9 GB."""
     return np.broadcast_to(np.array(value, dtype), shape)
 
 
-def _linear(
-    linear: Linear, wanted: Layout, quantization: Quantization, expert_dtype: str
-) -> Iterator[Stored]:
-    stored = _stored(linear, wanted, quantization, expert_dtype)
+def _linear(linear: Linear, quantization: Quantization, stored: Form) -> Iterator[Stored]:
     base, (out, columns) = linear.base, linear.shape
     blocks = (-(-out // BLOCK), -(-columns // BLOCK))
     if stored == "int4":
@@ -103,8 +105,13 @@ def _linear(
 
 
 def _stored(
-    linear: Linear, wanted: Layout, quantization: Quantization, expert_dtype: str
-) -> Literal["int4", "fp8", "fp4", "nvfp4", "plain"]:
+    linear: Linear,
+    wanted: Layout,
+    quantization: Quantization,
+    expert_dtype: str,
+    modelopt: Callable[[str], str],
+) -> Form:
+    """How a linear is stored; `modelopt` says by which algorithm the experts of a prefix are."""
     if not quantization.method:
         return "plain"
     if quantization.compressed_tensors:
@@ -121,7 +128,7 @@ def _stored(
     if quantization.method == "fp8":  # the format of DeepSeek's own releases
         if linear.role == "expert" and expert_dtype == "fp4":
             prefix = linear.base.rpartition(".experts.")[0] + ".experts"
-            made = quantization.modelopt and algorithm(quantization, wanted, prefix)
+            made = quantization.modelopt and modelopt(prefix)
             return "nvfp4" if made == "NVFP4" else "fp4"
         return "plain" if linear.role in ("compressor", "indexer_weights") else "fp8"
     raise UnknownQuantization(f"quant_method is {quantization.method}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +62,26 @@ def _environment() -> Any:
     return SandboxedEnvironment(undefined=StrictUndefined)
 
 
+@cache
+def _expression(source: str) -> Any:
+    """A condition of the rules, compiled; they are looked at for each profile."""
+    return _environment().compile_expression(source, undefined_to_none=False)
+
+
+@cache
+def _template(source: str) -> Any:
+    return _environment().from_string(source)
+
+
 def findings(world: World, override: Collection[str]) -> Iterator[Reason]:
     """What the rules say, as reasons whose code is the rule's id; those in `override` only warn."""
     from jinja2 import UndefinedError
 
-    environment = _environment()
     for rule in rules():
         try:
-            fires = environment.compile_expression(rule.when, undefined_to_none=False)(**world)
-            if not fires:
+            if not _expression(rule.when)(**world):
                 continue
-            told = environment.from_string(rule.consequence).render(world)
+            told = _template(rule.consequence).render(world)
         except UndefinedError:
             continue  # something that it needs is not known
         refuses = rule.severity == "refuse" and rule.id not in override
@@ -96,9 +105,7 @@ def _remedy(rule: Rule, world: World) -> str:
                 yield f"drop {name}"
             else:
                 shown = (
-                    _environment().from_string(value).render(world)
-                    if isinstance(value, str)
-                    else json.dumps(value)
+                    _template(value).render(world) if isinstance(value, str) else json.dumps(value)
                 )
                 yield f"set {what}{name}: {shown}"
 

@@ -71,7 +71,11 @@ class Subject:
         return self.first(linear, SCALES)
 
     def first(self, linear: Linear, suffixes: Iterable[str]) -> Tensor | None:
-        return next((t for s in suffixes if (t := self.tensor(linear.base + s))), None)
+        find, base = self.checkpoint.tensors.get, linear.base
+        for suffix in suffixes:  # of a hundred thousand linears: no generator
+            if (tensor := find(base + suffix)) is not None:
+                return tensor
+        return None
 
     @cached_property
     def layers_named(self) -> frozenset[str]:

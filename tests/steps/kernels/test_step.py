@@ -17,7 +17,6 @@ from runbook.steps.common import facts
 from runbook.steps.common.service import Service
 from runbook.steps.kernels import Kernels
 from runbook.steps.kernels.models import Inputs, Outputs
-from runbook.steps.publish.checkpoint import write as write_rehearsal
 
 SERVE = Path(__file__).parents[1] / "serve"
 READY = (SERVE / "logs" / "ready.log").read_text()
@@ -25,7 +24,7 @@ STEP = Kernels()
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch):
+def bench(tmp_path, monkeypatch, rehearsal):
     vllm = tmp_path / "vllm"
     seen = tmp_path / "seen.json"
     vllm.write_text(
@@ -34,8 +33,7 @@ def bench(tmp_path, monkeypatch):
     )
     vllm.chmod(0o755)
     plan = tmp_path / "plan.json"
-    source = tmp_path / "source"
-    write_rehearsal(source, "v4")
+    source = rehearsal("v4")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -17,7 +17,6 @@ from runbook.steps.checkpoint.targets import Target
 from runbook.steps.kernels.shorten import least_layers, shortened
 from runbook.steps.kernels.synthetic import write
 from runbook.steps.kernels.tensors import UnknownQuantization, shards
-from runbook.steps.publish.checkpoint import write as write_rehearsal
 from tests.steps.checkpoint.drafts import dspark, target_nvfp4
 
 NUMBERS = {
@@ -34,10 +33,9 @@ def described(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 @pytest.mark.parametrize("variant, form", [("v4", "seed"), ("v4", "native"), ("v3", "seed")])
 def test_names_dtypes_and_shapes_are_those_of_the_original(
-    tmp_path: Path, variant: Any, form: Any
+    tmp_path: Path, rehearsal: Any, variant: Any, form: Any
 ) -> None:
-    original, out = tmp_path / "original", tmp_path / "synthetic"
-    write_rehearsal(original, variant, format=form)
+    original, out = rehearsal(variant, form), tmp_path / "synthetic"
     layers = json.loads((original / "config.json").read_text())["num_hidden_layers"]
 
     made = write(original, out, layers)
@@ -65,9 +63,9 @@ def test_drafts_and_experts_of_each_format(tmp_path: Path, made: Any) -> None:
     assert [f.id for f in found if f.severity != "info"] == []
 
 
-def test_every_number_is_finite(tmp_path: Path) -> None:
-    write_rehearsal(tmp_path / "original", "v4")
-    write(tmp_path / "original", tmp_path / "out", 3)
+def test_every_number_is_finite(tmp_path: Path, rehearsal: Any) -> None:
+    original = rehearsal("v4")
+    write(original, tmp_path / "out", 3)
     checkpoint = open_folder(tmp_path / "out")
     for tensor in checkpoint.tensors.values():
         raw = checkpoint.read(tensor)
@@ -78,26 +76,26 @@ def test_every_number_is_finite(tmp_path: Path) -> None:
             assert np.abs(values).max() < 10, tensor.name
 
 
-def test_fewer_layers_keep_the_widths_and_the_head(tmp_path: Path) -> None:
-    write_rehearsal(tmp_path / "original", "v4")
-    whole = described(tmp_path / "original")
+def test_fewer_layers_keep_the_widths_and_the_head(tmp_path: Path, rehearsal: Any) -> None:
+    original = rehearsal("v4")
+    whole = described(original)
 
-    write(tmp_path / "original", tmp_path / "out", 3)
+    write(original, tmp_path / "out", 3)
 
     short = described(tmp_path / "out")
     assert short == {n: d for n, d in whole.items() if not n.startswith("layers.3.")}
 
 
-def test_an_interrupted_write_leaves_nothing_in_place(tmp_path: Path) -> None:
-    write_rehearsal(tmp_path / "original", "v4")
+def test_an_interrupted_write_leaves_nothing_in_place(tmp_path: Path, rehearsal: Any) -> None:
+    original = rehearsal("v4")
 
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / "original", tmp_path / "out", 2, report=stop)
+        write(original, tmp_path / "out", 2, report=stop)
     assert not (tmp_path / "out").exists()
-    write(tmp_path / "original", tmp_path / "out", 2)
+    write(original, tmp_path / "out", 2)
     assert open_folder(tmp_path / "out").unreadable == []
     assert not (tmp_path / "out.partial").exists()
 
@@ -145,9 +143,8 @@ def test_more_layers_than_the_model_has_are_refused(layers: int) -> None:
         shortened(V4, layers)
 
 
-def test_an_unknown_quantisation_is_named(tmp_path: Path) -> None:
-    write_rehearsal(tmp_path, "v4")
-    config = json.loads((tmp_path / "config.json").read_text())
+def test_an_unknown_quantisation_is_named(rehearsal: Any) -> None:
+    config = json.loads((rehearsal("v4") / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "awq"}
     with pytest.raises(UnknownQuantization, match="awq"):
         shards(config)

@@ -123,14 +123,17 @@ def test_says_what_it_is_that_is_not_known(config, tensor, told, tmp_path):
     assert found[0].detail == f"{told}; 1 tensors in 1 files; {KNOWN}"
 
 
-def test_what_is_brought_in_code_is_named_with_its_digest(tmp_path):
+def test_what_is_brought_in_code_is_named_with_its_digest(tmp_path, monkeypatch):
     folder = clean().write(tmp_path / "c")
     (folder / "modeling_x.py").write_bytes(b"import os\n")
     (folder / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["t.Fast"]}}')
     found = next(f for f in lint(folder, V33) if f.id == "custom_code")
     digest = hashlib.sha256(b"import os\n").hexdigest()
     assert found.tensors == (f"modeling_x.py sha256:{digest}",)
-    assert "t.Fast" in found.detail
+    assert found.detail == "1 files of Python; auto_map names t.Fast"
+    monkeypatch.setattr("runbook.steps.checkpoint.code.LARGEST", 9)
+    found = next(f for f in lint(folder, V33) if f.id == "custom_code")
+    assert found.tensors == ("modeling_x.py sha256:unread",), "too large to be read"
 
 
 def test_says_which_share_of_the_scales_was_looked_at(tmp_path, monkeypatch):

@@ -243,6 +243,7 @@ def stored(name, *value, dtype="f4"):
         # A group is as long as the config says, 128 if it does not.
         (clean, lambda t: group(t, 1)["weights"].pop("group_size"), None),
         (clean, lambda t: group(t, 1)["weights"].update(group_size=64), "packed_shape"),
+        (clean, lambda t: group(t, 1)["weights"].update(group_size=96), "packed_shape"),
         (clean, lambda t: group(t, 1)["weights"].update(actorder="dynamic"), "actorder_group"),
         (clean, lambda t: group(t, 1)["weights"].update(actorder=None), None),
         # NVFP4: FP8 for each group, one F32 for all, and one for the inputs.

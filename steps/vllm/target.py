@@ -27,7 +27,8 @@ def targets() -> list[str]:
 
 def folder_of(target: str) -> Path:
     """The folder of a target: one of the shipped ones by name, else a path."""
-    return Path(target).absolute() if "/" in target else PATCHES / target
+    path = "/" in target or target in (".", "..")
+    return Path(target).absolute() if path else PATCHES / target
 
 
 def files_of(target: str) -> list[Path]:

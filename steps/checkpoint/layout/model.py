@@ -14,6 +14,7 @@ Role = Literal[
 ]
 Kind = Literal["f32", "float", "int"]
 Fused = tuple[str, tuple[str, ...]]
+_LAYER = re.compile(r"(model\.layers\.\d+\.|layers\.\d+\.|mtp\.\d+\.)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Layout:
 
     def layer(self, name: str) -> str:
         """The prefix of the layer that a tensor belongs to, or an empty string."""
-        found = re.match(r"(model\.layers\.\d+\.|layers\.\d+\.|mtp\.\d+\.)", name)
+        found = _LAYER.match(name)
         return found[0] if found else ""
 
 

@@ -27,11 +27,14 @@ GATE_BIAS = (re.compile(r"\.ffn\.gate\.e_score_correction_bias$"), ".ffn.gate.bi
 SUFFIXES = frozenset(
     {"weight", *(s[1:] for s in (*SCALES, *PACKED, *GLOBAL_SCALES, *INPUT_SCALES))}
 )
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 INTEGERS = frozenset({"I32", "I64"})
 
 
 def renamed(name: str) -> str | None:
     """The upstream name of a tensor that goes by its name in transformers; None otherwise."""
+    if not ("hc" in name or "e_score" in name):  # of most names it need not be searched for
+        return None
     for pattern, upstream in (*DRIFT, GATE_BIAS):
         if pattern.search(name):
             return pattern.sub(upstream, name)
@@ -89,7 +92,7 @@ def _missing_in_layers(layout: Layout, missing: list[str], have: set[str]) -> It
 
 def _kind(layout: Layout, name: str) -> str:
     prefix = layout.layer(name)
-    return re.sub(r"\.experts\.\d+\.", ".experts.*.", name[len(prefix) :]) if prefix else name
+    return _EXPERT.sub(".experts.*.", name[len(prefix) :]) if prefix else name
 
 
 def _unknown(layout: Layout, names: dict[str, str]) -> Iterator[str]:

@@ -120,6 +120,12 @@ def series(tmp_path):
     )
 
 
+@pytest.mark.parametrize("target", [".", "./", "../t"])
+def test_a_folder_may_be_named_from_where_one_stands(series, monkeypatch, target):
+    monkeypatch.chdir(series.folder)
+    assert load(target).patches == series.patches
+
+
 def laid_over(changes, source=SOURCE):
     return {k: v for k, v in {**source, **changes}.items() if v is not None}
 

@@ -187,10 +187,11 @@ def _count(shown: dict[str, Any], steps: Sequence[Mapping[str, Any]], name: str)
     """Count steps by their state or decision, and leave out those of which nothing is told."""
     key = name.removesuffix("s")
     shown[name] = dict(Counter(step[key] for step in steps))
+    said = (shown.get("error") or {}).get("step")
     told = [
         step
         for step in shown.pop("steps", ())
-        if step[key] not in QUIET or step.keys() - {"id", key, "reasons"}
+        if (step[key] not in QUIET and step["id"] != said) or step.keys() - {"id", key, "reasons"}
     ]
     if told:
         shown["steps"] = told

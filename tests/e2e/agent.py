@@ -16,7 +16,6 @@ from typing import Any
 Shell = Callable[[str], tuple[int, str]]
 """Runs a command line; its exit code, and all that it printed."""
 COMMAND = re.compile(r"`(runbook [^`]+)`")
-FORM = "--brief"
 MOST_CALLS = 120
 PATIENCE = 4
 """How often in a row an agent meets the same failure before it gives up."""
@@ -52,8 +51,8 @@ class Agent:
 
     def set_up(self, book: str) -> dict[str, Any]:
         """From nothing to served: what is served."""
-        self.call(f"runbook plan {book}")
-        command = self.run = f"runbook run {book}"
+        self.call(f"runbook plan {book} --brief")
+        command = self.run = f"runbook run {book} --detach --brief"
         while len(self.calls) < MOST_CALLS:
             call = self.call(command)
             answer = call.answer
@@ -63,16 +62,13 @@ class Agent:
         raise Astray(f"{len(self.calls)} calls, and nothing is served")
 
     def call(self, command: str) -> Call:
-        """Run a command: `run` in the background, as AGENTS.md says."""
+        """Run a command as it stands."""
         words = command.split()
-        options = ["--detach"] if words[1] == "run" and "--detach" not in words else []
-        options += [] if FORM in words else [FORM]
-        line = " ".join([command, *options])
         begun = time.monotonic()
-        code, printed = self.shell(line)
+        code, printed = self.shell(command)
         seconds = time.monotonic() - begun
         if not printed.strip():  # cut off in the middle, with all that ran
-            code, printed = self.shell(line)
+            code, printed = self.shell(command)
         call = Call(command, code, len(printed.encode()), seconds, json.loads(printed))
         self.calls.append(call)
         if words[1] == "run":

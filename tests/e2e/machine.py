@@ -46,6 +46,7 @@ class Machine:
             **{k: v for k, v in os.environ.items() if not k.startswith(("RUNBOOK_", "XDG_"))},
             "PATH": f"{program.parent}:{os.environ['PATH']}",
             "RUNBOOK_WORKSPACE": str(self.workspace),
+            "AI_AGENT": "scripted",
         }
         if cache := os.environ.get("RUNBOOK_CACHE"):
             self.environment["RUNBOOK_CACHE"] = cache

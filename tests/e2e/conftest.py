@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -53,6 +56,22 @@ class Rehearsal(Cli):
         )
         with urllib.request.urlopen(request, timeout=60) as response:
             return json.load(response)["choices"][0]["message"]["content"]
+
+    def shell(self, line: str) -> tuple[int, str]:
+        """What the shell of a coding agent gives: the exit code and all that was printed."""
+        program = Path(sys.executable).parent
+        told = {"AI_AGENT": "scripted", "PATH": f"{program}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            shlex.split(line),
+            env={**self.environment, **told},
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+        )
+        return done.returncode, done.stdout
 
     def run(self, verb, *arguments, code=0, timeout=1800, **environment):
         return super().run(verb, *arguments, code=code, timeout=timeout, **environment)

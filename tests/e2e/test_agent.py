@@ -6,6 +6,7 @@ RUNBOOK_TEST_COURSE names a file to which all commands and answers are added.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -123,7 +124,8 @@ def course(tmp_path_factory):
 
 def test_it_is_served(course):
     assert course.served["endpoint"].startswith("http://127.0.0.1:")
-    code, printed = course.machine.shell(course.served["request"])
+    _, status = course.machine.shell("runbook status runbook.yaml --json")
+    code, printed = course.machine.shell(json.loads(status)["served"]["request"])
     assert code == 0
     assert "pong" in printed
 
@@ -143,6 +145,12 @@ def test_the_agent_was_never_kept_waiting(course):
 
 def test_what_the_agent_had_to_read(course):
     assert course.agent.read <= MOST_READ
+
+
+def test_the_state_of_the_whole_is_short(course):
+    code, printed = course.machine.shell("runbook status runbook.yaml")
+    assert code == 0 and '"served"' in printed
+    assert len(printed.encode()) <= 600
 
 
 def test_no_answer_was_a_defect(course):

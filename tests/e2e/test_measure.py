@@ -1,4 +1,5 @@
-"""What is measured of the served rehearsal: speed, answers, and its best flags."""
+"""What is measured of the rehearsal: what an agent reads until it is served, speed, answers, its
+best flags."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from tests.conftest import validate
+from tests.e2e.agent import Agent
 from tests.e2e.test_rehearsal import ANSWER
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
@@ -25,6 +27,16 @@ TASK = {
     "generation_kwargs": {"until": []},
     "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
 }
+
+
+def test_from_nothing_to_served_an_agent_reads_little(rehearsal):
+    agent = Agent(rehearsal.shell, tell=lambda said: False, ask=lambda question: False)
+    served = agent.set_up("rehearsal")
+    status = agent.call("runbook status rehearsal")
+    assert served == status.answer["served"]
+    assert rehearsal.ask("ping") == ANSWER
+    assert status.size <= 600
+    assert agent.read <= 8000
 
 
 def test_bench(rehearsal):

@@ -64,9 +64,10 @@ class Root(TypedDict):
 
 
 class Diagnose(TypedDict):
-    """The answer of `diagnose`. `lines` show the error with its surroundings; `diagnosis` is the
-    known failure that it is."""
+    """The answer of `diagnose`. `found`: whether a failure is to be seen; `lines` show the error
+    with its surroundings; `diagnosis` is the known failure that it is."""
 
+    found: bool
     root: Root | None
     lines: list[str]
     diagnosis: Error | None
@@ -212,6 +213,7 @@ def diagnose(file: str, kind: str | None, cache: Path) -> dict[str, Any]:
         shown = known.line.splitlines()
     said = known.failure("a known failure", "") if known is not None else None
     body = {
+        "found": error is not None or known is not None,
         "root": error
         and {
             "process": error.process,

@@ -13,8 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from runbook.planning.plan import LATER
-from runbook.planning.planner import UPSTREAM
+from runbook.planning.planner import LATER, UPSTREAM
 
 _ERRORS = ("error.log", "errors.log", "steps.error.log")
 """`runbook logs` finds the log by the name of the step."""
@@ -26,7 +25,8 @@ _STATUS = (
 LEFT_OUT: dict[str, tuple[str, ...]] = {
     "": ("schema", "workspace"),
     "plan": ("steps.uses", "steps.reasons.code", "steps.reasons.severity"),
-    "check": ("steps.uses", "steps.work", "steps.reasons.code", "steps.reasons.severity"),
+    "check": ("steps.uses", "steps.work", "steps.seconds", "steps.reasons.code",
+              "steps.reasons.severity"),
     "run": (*_ERRORS, "book", "endpoint", "outputs", "steps.decision", "steps.reasons",
             "steps.exit_code", "steps.seconds", "served.step", "served.request", "served.at_boot"),
     "status": _STATUS,
@@ -188,16 +188,23 @@ def _count(shown: dict[str, Any], steps: Sequence[Mapping[str, Any]], name: str)
     key = name.removesuffix("s")
     shown[name] = dict(Counter(step[key] for step in steps))
     said = (shown.get("error") or {}).get("step")
+    warned = {step["id"] for step in steps if any(map(_warns, step.get("reasons") or ()))}
     told = [
         step
         for step in shown.pop("steps", ())
-        if (step[key] not in QUIET and step["id"] != said) or step.keys() - {"id", key, "reasons"}
+        if (step[key] not in QUIET and step["id"] != said)
+        or step["id"] in warned
+        or step.keys() - {"id", key, "reasons"}
     ]
     if told:
         shown["steps"] = told
     shown["next"] = shown.pop("next", [])  # last, where one looks for it
     if not shown["next"]:
         del shown["next"]
+
+
+def _warns(reason: Mapping[str, Any]) -> bool:
+    return reason.get("severity") == "warning"
 
 
 def relaxed(schema: Any) -> Any:

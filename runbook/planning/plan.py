@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from runbook.planning.evaluate import Evaluator
 from runbook.planning.look import Look
-from runbook.planning.planner import INACTIVE, Decision, Selection, considered, decide, foreseen
+from runbook.planning.planner import (
+    EARLIER,
+    INACTIVE,
+    LATER,
+    Decision,
+    Selection,
+    considered,
+    decide,
+    foreseen,
+)
 from runbook.protocol import Check, StepFailure, Work
 from runbook.redact import Redactor
 from runbook.state.history import LastRun
@@ -16,9 +25,6 @@ from runbook.state.workspace import Workspace
 
 if TYPE_CHECKING:
     from runbook.document.compiled import Book, Step
-
-EARLIER = "earlier steps have run"
-LATER = f"until {EARLIER}"
 
 
 def plan(book: Book, workspace: Workspace, selection: Selection, deep: bool) -> dict[str, Any]:

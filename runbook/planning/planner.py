@@ -113,6 +113,9 @@ def considered(steps: Sequence[Step], selection: Selection) -> list[Step]:
     return [step for step in steps if step["id"] in wanted]
 
 
+EARLIER = "earlier steps have run"
+LATER = f"until {EARLIER}"
+"""How long the cost of a step cannot be told whose inputs are not known."""
 UPSTREAM = Decision("later", (Reason("upstream", "decided after an earlier step ran", "", "info"),))
 UP_TO_DATE = Decision("skip", (Reason("up_to_date", "up to date", "", "info"),))
 OTHERWISE = "an attempt with other inputs began since it was last verified"

@@ -278,3 +278,14 @@ def test_of_a_log_its_end_is_told(cli):
         told = json.loads(cli.run("logs", "talk", *arguments, **AGENT).stdout)["lines"]
         assert [line for line in told if line in numbers] == numbers[-expected:]
     assert cli.json("logs", "talk")["lines"][0] != numbers[-20]
+
+
+def test_a_step_that_holds_is_told_of_if_its_check_warns():
+    reason = {"code": "old", "message": "old driver", "remedy": "", "severity": "warning"}
+    steps = [
+        {"id": name, "uses": "x", "state": "satisfied", "work": {}, "seconds": 0.2, "reasons": told}
+        for name, told in (("a", [reason]), ("b", [{**reason, "severity": "info"}]))
+    ]
+    answer = {"schema": "runbook/1", "kind": "check", "ok": True, "steps": steps, "next": []}
+    (step,) = brief.brief(answer)["steps"]
+    assert step == {"id": "a", "state": "satisfied", "reasons": [{"message": "old driver"}]}

@@ -21,6 +21,7 @@ def test_a_log_on_standard_input(cli):
     answer = json.loads(process.stdout)
     assert answer["root"]["kind"] == "ImportError"
     assert answer["root"]["line"] == 4
+    assert answer["found"]
     assert answer["diagnosis"]["code"] == "cuda_runtime_missing"
     assert answer["lines"] == LOG.splitlines()
 
@@ -36,6 +37,7 @@ def test_a_log_of_no_failure(cli):
     (cli.home / "x.log").write_text("all is well\n")
     answer = cli.json("diagnose", "x.log")
     assert (answer["root"], answer["lines"], answer["diagnosis"]) == (None, [], None)
+    assert json.loads(cli.run("diagnose", "x.log", "--brief").stdout)["found"] is False
 
 
 def test_the_traceback_of_a_command_step(cli):

@@ -67,16 +67,18 @@ class _Watch:
                 signal.signal(signal.SIGALRM, self._ring)
             except ValueError:
                 return  # in a thread: tests
-            # In this order: a signal that stops the run may leave this between the two.
-            signal.setitimer(signal.ITIMER_REAL, min(limit, 1.0))
+            # Again and again by itself: what is left in the middle by another signal, or by a
+            # check that leaves no room on the stack, is not without an alarm from then on.
+            signal.setitimer(signal.ITIMER_REAL, min(limit, 1.0), 1.0)
             self._set = True
 
     def _ring(self, number: int, frame: object) -> None:
         left = self._deadline - time.monotonic() if self.asking else math.inf
         if left < math.inf:  # after the limit too, for a step that catches everything
-            signal.setitimer(signal.ITIMER_REAL, min(max(left, 0.2), 1.0))
+            signal.setitimer(signal.ITIMER_REAL, min(max(left, 0.2), 1.0), 1.0)
         else:
             self._set = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
         if left <= 0:
             raise _Hangs
 

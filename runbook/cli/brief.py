@@ -27,10 +27,11 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
     "plan": ("steps.uses", "steps.reasons.code", "steps.reasons.severity"),
     "check": ("steps.uses", "steps.work", "steps.seconds", "steps.reasons.code",
               "steps.reasons.severity"),
-    "run": (*_ERRORS, "book", "endpoint", "outputs", "steps.decision", "steps.reasons",
-            "steps.exit_code", "steps.seconds", "served.step", "served.request", "served.at_boot"),
+    "run": (*_ERRORS, "book", "inputs", "run", "endpoint", "outputs", "steps.decision",
+            "steps.reasons", "steps.exit_code", "steps.seconds", "served.step", "served.request",
+            "served.at_boot"),
     "status": _STATUS,
-    "wait": (*_STATUS, "book", "since", "events.seq", "events.time", "events.attempt"),
+    "wait": (*_STATUS, "book", "inputs", "since", "events.seq", "events.time", "events.attempt"),
     "logs": ("run", "attempt"),
     "events": ("run.started", "run.finished", "events.process", "events.outputs", "events.inputs",
                "events.log", "events.items", "events.package", "events.source",
@@ -55,6 +56,8 @@ GOES_ON = {
     "still_running": ("message", "retryable"),
 }
 """Fields of errors that tell of a run that goes on, which `run.state` and `next` say as well."""
+OVER = ("failed", "interrupted")
+"""States of steps on which nothing works."""
 MOST_NOTICES = 3
 """The latest ones, each once; `runbook events` has all."""
 DIGITS = 3
@@ -97,18 +100,22 @@ def _remove(value: Any, path: Sequence[str]) -> None:
 
 
 def _name_what_was_told(found: dict[str, Any]) -> None:
-    """Of errors of steps that are older than what was asked for, leave the code, and of the first
-    one what to do: whoever says since when to tell has read them."""
+    """Of errors of attempts that are older than what was asked for, leave the code, and of the
+    first one what to do: whoever says since when to tell has read them. While the run goes on,
+    only count their steps."""
     if found.get("since") is None:
         return
     new = {event.get("step") for event in found["events"] if event["type"] == "attempt.failed"}
     for step in found["steps"]:
-        if step["error"] and step["id"] not in new:
+        if step["error"] and step["id"] not in new and step["state"] != "stopped":
             step["error"] = {"code": step["error"]["code"]}
         top = found.get("error") or {}
         if step["id"] == top.get("step") and step["error"] == {"code": top["code"]}:
             top["cause"] = ""
     found["errors"] = [e for e in found["errors"] if e.get("step") in (None, *new)]
+    if (found.get("run") or {}).get("state") in ("running", "orphaned"):
+        over = [s for s in found["steps"] if s["state"] in OVER and s["id"] not in new]
+        found["steps"] = [step for step in found["steps"] if step not in over]
 
 
 def _notices(found: Mapping[str, Any], types: Collection[str]) -> list[dict[str, Any]]:
@@ -172,9 +179,12 @@ def _bare(error: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _filled(value: Any) -> Any:
-    """The same without what is empty; costs that are nothing are so too."""
+    """The same without what is empty; costs that are nothing are so too, and progress that is not
+    measured."""
     if isinstance(value, dict):
         shown = {key: _filled(item) for key, item in value.items()}
+        if "total" in value and not (value["total"] or value.get("done")):
+            shown.pop("done", None)
         if value.keys() == {"bytes", "seconds", "disk"}:
             return {key: item for key, item in shown.items() if item}
         return {k: v for k, v in shown.items() if v is not None and v not in ("", [], {})}

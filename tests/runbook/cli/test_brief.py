@@ -207,8 +207,12 @@ FAILED = {"type": "attempt.failed", "step": "get"}
 
 @pytest.mark.parametrize("state", ["running", "finished"])
 def test_an_error_that_was_told_is_named_by_its_code(state):
-    (step,) = brief.brief(waited(5, state=state))["steps"]
-    assert step["error"] == {"code": "disk_full"}
+    told = brief.brief(waited(5, state=state))
+    assert told["states"] == {"failed": 1}
+    if state == "finished":
+        assert told["steps"][0]["error"] == {"code": "disk_full"}
+    else:
+        assert "steps" not in told
     for answer in (waited(None, state=state), waited(5, FAILED, state=state)):
         (step,) = brief.brief(answer)["steps"]
         assert step["error"]["remedy"] == FAILURE["remedy"]
@@ -227,6 +231,13 @@ def test_what_next_says_of_a_run_that_goes_on_is_not_said_again(cli):
     cli.json("cancel")
 
 
+def test_what_was_served_and_ended_is_told_whole():
+    answer = waited(5)
+    answer["steps"][0]["state"] = "stopped"
+    (step,) = brief.brief(answer)["steps"]
+    assert step["error"]["cause"] == FAILURE["cause"]
+
+
 def test_an_error_names_no_place_that_its_message_or_a_verb_finds():
     (step,) = brief.brief(waited(None))["steps"]
     assert step["error"].keys() == {"code", "message", "cause", "remedy", "retryable"}
@@ -240,7 +251,7 @@ def test_notices_are_told_once_each_and_not_of_what_failed():
         for n in range(14)
         for step in ("get", "build")
     ]
-    told = brief.brief(waited(0, *notices))["events"]
+    told = brief.brief(waited(0, *notices, FAILED))["events"]
     assert [e["message"] for e in told] == [f"try {n}" for n in range(4, 7)]
     assert {e["step"] for e in told} == {"build"}
 

@@ -74,7 +74,8 @@ def test_what_a_check_is_given(evaluator, kind, world):
     assert look.raw == {"n": 5} and look.inputs == {"n": 5, "words": []}
     assert look.check == Check.satisfied({}) and not look.broken and look.lasting
     assert not made.look(step).context.deep
-    assert [str(folder) for _, folder in kind.loaded] == ["/"], "once"
+    assert not made.context(step, SimpleNamespace()).deep
+    assert kind.loaded == [("fake", Path("/"))], "once"
 
 
 def test_what_templates_see(evaluator, kind, world):
@@ -96,10 +97,11 @@ def test_what_is_not_to_run_is_not_asked(evaluator, kind, when):
 def test_inputs_are_recorded_as_plain_data(evaluator, kind, monkeypatch):
     class Inputs(Kind.Inputs):
         place: Path
+        ports: frozenset[int]
 
     monkeypatch.setattr(kind, "Inputs", Inputs, raising=False)
-    made, step = evaluator(**{"with": {"place": "/a"}})
-    assert made.look(step).inputs["place"] == "/a"
+    made, step = evaluator(**{"with": {"place": "/a", "ports": [1]}})
+    assert made.look(step).inputs == {"n": 3, "words": [], "place": "/a", "ports": [1]}
 
 
 def test_a_check_finds_the_book_s_lock_and_the_failures_of_its_kind(evaluator, kind, world):
@@ -209,6 +211,10 @@ def test_inputs_that_are_invalid_are_told(evaluator, kind):
     assert reason.message.startswith("with.n: Input should be a valid integer")
     assert reason.message.endswith("(it is 'x')")
     assert reason.remedy == "correct the document, or the input that it comes from"
+    made, step = evaluator(**{"with": {"words": ["a", 1]}})
+    (reason,) = made.look(step).check.reasons
+    assert reason.message == "with.words.1: Input should be a valid string (it is 1)"
+    step["with"] = {"n": "x", "words": ["a", 1]}
     with pytest.raises(StepFailure) as refused:
         look = evaluate.Look(step)
         look.raw = step["with"]

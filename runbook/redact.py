@@ -76,7 +76,7 @@ class Redactor:
     """
 
     def __init__(self, names: Iterable[str], given: Any = None) -> None:
-        values = {name: value for name in names if (value := os.environ.get(name, ""))}
+        values = {name: value for name in names if (value := os.environ.get(name))}
         for name, value in values.items():
             if why := unfit(value):
                 raise _refused(name, why)
@@ -86,10 +86,10 @@ class Redactor:
             for form in _forms(value):
                 forms.setdefault(form, f"[{name}]".encode())
         self._forms = forms
-        # Where one form begins another, the longer one is meant.
-        longest_first = sorted(forms, key=len, reverse=True)
-        self._pattern = re.compile(b"|".join(map(re.escape, longest_first))) if forms else None
         self._sorted = sorted(forms)
+        # Where one form begins another, the longer one, which comes after it, is meant.
+        any_form = b"|".join(map(re.escape, reversed(self._sorted)))
+        self._pattern = re.compile(any_form) if forms else None
         self._first = frozenset(form[0] for form in forms)
         self._longest = max(map(len, forms), default=0)
         self._held = b""

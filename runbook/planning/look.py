@@ -79,7 +79,7 @@ class Look:
             return []
         before = old.get("made")
         before = before if isinstance(before, dict) else {}
-        return [need for need, when in made.items() if when and before.get(need, "") != when]
+        return [need for need, when in made.items() if when and before.get(need) != when]
 
     @property
     def made(self) -> str:

@@ -60,7 +60,7 @@ class Mutant:
     @property
     def function(self) -> str:
         name = mangled_name_from_mutant_name(self.name).rpartition(".")[2]
-        return name.removeprefix("x").strip("_ǁ").replace("ǁ", ".")
+        return name[2:].replace("ǁ", ".")  # after `x_`, of a method `xǁ`
 
     def diff(self) -> list[str]:
         lines: list[str] = get_diff_for_mutant(self.name, path=self.path).split("\n")

@@ -102,3 +102,16 @@ def test_what_is_known_of_a_step(fields, view):
         "last_attempt": "failed", "begun": "", "forced": True, "runnable": False,
     }  # fmt: skip
     assert found == {**expected, **view}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "found", "digest"), [({"a": 1}, {"a": 1}, "d"), ({"a": 1}, {"a": 2}, "")]
+)
+def test_the_digest_of_outputs_is_taken_from_the_record_while_they_are_the_same(
+    recorded, found, digest
+):
+    made = look(check=Check.satisfied(found))
+    made.checkpoint = {"outputs": recorded, "outputs_digest": "d"}
+    assert made.recorded_digest() == digest
+    made.checkpoint = None
+    assert made.recorded_digest() == ""

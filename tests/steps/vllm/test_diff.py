@@ -191,4 +191,4 @@ def test_where_a_hunk_that_fits_nowhere_is_nearest(before, hunks, expected):
 
 def test_the_text_of_a_line():
     assert text_of(b"a \xff\r\n") == "a \ufffd\r"
-    assert text_of(b"a\n\n") == "a"
+    assert text_of(b"aX\n\n") == "aX"

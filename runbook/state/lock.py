@@ -69,7 +69,7 @@ class Lock:
     def _open(self, path: Path) -> int:
         """A descriptor that is none of the three standard ones, which children are given anew."""
         if path == self.root:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         else:
             descriptor = _open_record(path)
         if descriptor > 2:
@@ -118,7 +118,7 @@ class Lock:
     def supervisor(self) -> tuple[Identity | None, str]:
         """Who last held the lock, and for which run ("" if it has not begun, or is not known)."""
         record = read_json(self.file)
-        identity = Identity.load(record) if isinstance(record, dict) else None
+        identity = Identity.load(record)
         if identity is not None:
             run = record.get("run")
             return identity, run if isinstance(run, str) else ""
@@ -145,7 +145,7 @@ def _inode(place: str) -> int:
 def _open_record(path: Path) -> int:
     """The file of the lock, opened for writing. What is none and stands in its place is set
     aside."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         descriptor = os.open(path, flags, 0o644)
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -169,7 +169,7 @@ def _same(descriptor: int, path: Path) -> bool:
 
 def _is_locked(path: Path) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:

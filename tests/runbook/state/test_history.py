@@ -42,7 +42,7 @@ def test_a_step_folded_from_its_events(tmp_path, row):
 
 
 def test_a_record_of_nothing():
-    assert NOTHING == {
+    assert told(StepRecord("x")) == {
         "state": "x", "since": "", "attempt": 0, "log": "", "process": None, "progress": None,
         "error": None, "question": "",
     }  # fmt: skip
@@ -71,6 +71,23 @@ def test_a_run_folded_from_its_events(tmp_path):
     }
     record = RunRecord(write(run, [{"type": "run.finished", "exit_code": 0}]))
     assert (record.exit_code, record.result, record.errors) == (0, None, [])
+
+
+def test_after_an_approval_a_step_and_those_it_blocked_are_decided_anew(tmp_path):
+    events = [
+        {"type": "step.satisfied", "step": "before"},
+        {"type": "step.waiting", "step": "asks", "state": "waiting", "question": "go on?"},
+        {"type": "step.waiting", "step": "asks too", "state": "waiting", "question": "and on?"},
+        {"type": "step.blocked", "step": "after"},
+        {"type": "step.approved", "step": "asks"},
+    ]
+    steps = RunRecord(write(tmp_path, events)).steps
+    assert {name: (one.state, one.since, one.question) for name, one in steps.items()} == {
+        "before": ("satisfied", at(1), ""),
+        "asks": ("pending", at(5), ""),
+        "asks too": ("waiting", at(3), "and on?"),
+        "after": ("pending", at(5), ""),
+    }
 
 
 def test_a_summary_leaves_out_most_progress_but_never_the_last(tmp_path):

@@ -53,7 +53,7 @@ def test_the_record_of_who_holds_it(lock):
     assert len(data) == 256
     assert json.loads(data) == {"run": "run-1", **me().dump()}
     assert lock.supervisor() == (me(), "run-1")
-    assert stat.S_IMODE(lock.file.stat().st_mode) & 0o644 == 0o644 & ~os.umask(os.umask(0))
+    assert stat.S_IMODE(lock.file.stat().st_mode) == 0o644 & ~os.umask(os.umask(0))
     os.close(held)
 
 
@@ -219,6 +219,7 @@ def test_what_stands_in_the_place_of_the_file_is_set_aside(lock, odd):
     lock.claim("r")
     assert lock.file.is_file() and not lock.file.is_symlink()
     assert lock.supervisor()[1] == "r"
+    assert stat.S_IMODE(lock.file.stat().st_mode) == 0o644 & ~os.umask(os.umask(0))
     assert os.path.lexists(lock.file.with_name("lock.damaged.1"))
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -242,6 +243,32 @@ def test_what_cannot_be_opened_or_locked_is_not_locked(lock, monkeypatch, tmp_pa
     assert not locking._is_locked(lock.root)
     os.close(held)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("closed", [(0,), (2,), (0, 1, 2), ()])
+def test_it_is_no_standard_stream_whichever_are_closed(lock, closed):
+    """A child is given those anew, and would let go of the lock."""
+    child = os.fork()
+    if child == 0:
+        for descriptor in closed:
+            os.close(descriptor)
+        held = lock._open(lock.root)
+        same = os.path.samestat(os.fstat(held), os.stat(lock.root))
+        free = all(not os.path.exists(f"/proc/self/fd/{one}") for one in closed)
+        os._exit(0 if held > 2 and same and free and not os.get_inheritable(held) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_workspace_is_a_folder(lock):
+    lock.root.rmdir()
+    lock.root.touch()
+    with pytest.raises(NotADirectoryError):
+        lock.acquire()
+
+
+def test_a_pipe_in_the_place_of_the_file_is_asked_without_waiting(lock):
+    os.mkfifo(lock.file)
+    assert not lock.locked()
 
 
 def test_a_probe_takes_no_lock_from_another(lock):

@@ -192,12 +192,12 @@ def test_a_log_is_followed_to_the_end_of_the_run(workspace, tmp_path, monkeypatc
     def sleep(seconds):
         slept.append(seconds)
         with path.open("a") as log:
-            log.write(["one\ntw", "o\nthree", "\n" + "x" * 70_000, ""][len(slept) - 1])
+            log.write(["one more\ntw", "o\nthree", "\n" + "x" * 70_000, ""][len(slept) - 1])
         if len(slept) == 4:
             os.close(lock)
 
     monkeypatch.setattr("time.sleep", sleep)
-    assert list(logs.follow(path, workspace)) == ["one", "two", "three", "x" * 70_000]
+    assert list(logs.follow(path, workspace)) == ["one more", "two", "three", "x" * 70_000]
     assert slept == [0.2] * 4
 
 

@@ -53,7 +53,17 @@ def test_the_latest_is_where_the_link_points(runs, tmp_path):
 
 @pytest.mark.parametrize(
     "target",
-    ["runs/", "runs/.", "runs/..", "other/{}", "a/runs/{}", "runs/none", "{}", "/x/runs/{}"],
+    [
+        "runs/",
+        "runs/.",
+        "runs/..",
+        "runs/{}/.",
+        "other/{}",
+        "a/runs/{}",
+        "runs/none",
+        "{}",
+        "/x/runs/{}",
+    ],
 )
 def test_a_link_to_anything_else_is_no_link(runs, tmp_path, target):
     first, second = runs.new(), runs.new()

@@ -71,6 +71,7 @@ def test_of_an_empty_workspace(workspace):
         "errors": [],
     }
     assert status.latest_run(workspace) is None
+    assert status.run_state(workspace, None) == "none"
     assert not status.going_on(workspace)
 
 

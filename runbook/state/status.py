@@ -91,7 +91,7 @@ def _status_entry(
     if record is not None and record.state not in ("satisfied", "undone", "pending"):
         state = record.state
         if state in ("running", "retrying") and run_is != "running":
-            state = run_is if run_is in ("orphaned", "interrupted") else "interrupted"
+            state = "orphaned" if run_is == "orphaned" else "interrupted"
         entry.update(
             state=state,
             since=record.since,

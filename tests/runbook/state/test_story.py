@@ -67,6 +67,19 @@ def test_a_run(tmp_path):
     }
 
 
+def test_a_run_whose_beginning_is_lost_is_told_from_its_first_event(tmp_path):
+    told = story.run(write(tmp_path, BEGAN, progress(5, 2)))
+    assert told["seconds"] == 3.0 and "started" not in told
+    assert [one["start"] for one in told["attempts"]] == [0.0]
+
+
+def test_a_clock_that_is_set_back_makes_no_run_shorter(tmp_path):
+    assert (
+        story.run(write(tmp_path, STARTED, {**BEGAN, "time": at(8)}, progress(3, 2)))["seconds"]
+        == 7.0
+    )
+
+
 def test_a_run_of_an_older_version_names_no_package(tmp_path):
     assert story.run(write(tmp_path, {"type": "run.started", "time": at(1)}))["package"] == ""
 

@@ -38,6 +38,14 @@ def test_nobody_else_looks_into_the_state_folder(workspace, before):
     assert workspace.state.stat().st_mode & 0o777 == 0o700
 
 
+def test_the_state_folder_of_another_user_is_left_as_it_is(workspace, monkeypatch):
+    workspace.state.mkdir(parents=True)
+    workspace.state.chmod(0o755)
+    monkeypatch.setattr("os.geteuid", lambda: -1)
+    workspace.create()
+    assert workspace.state.stat().st_mode & 0o777 == 0o755
+
+
 def test_one_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunbookError) as refused:

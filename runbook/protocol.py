@@ -58,6 +58,11 @@ class Work:
     def dump(self) -> dict[str, float]:
         return {"bytes": self.bytes, "seconds": self.seconds, "disk": self.disk}
 
+    def covers(self, less: Work) -> bool:
+        """Whether the other is no more than this in any way."""
+        mine = (self.bytes, self.seconds, self.disk)
+        return all(a >= b for a, b in zip(mine, less.dump().values(), strict=True))
+
 
 NO_WORK = Work()
 

@@ -12,7 +12,7 @@ from runbook.planning.asking import BROKEN
 from runbook.planning.evaluate import Evaluator
 from runbook.planning.look import Look
 from runbook.planning.planner import Decision, decide
-from runbook.protocol import Check, Reason, StepFailure
+from runbook.protocol import Check, Reason, StepFailure, Work
 from runbook.remedy import joined
 from runbook.state import recorded
 
@@ -80,14 +80,15 @@ class Decider:
             return None
         if step["approve"] is not None and not self.approve_all:
             try:
-                question = self.record.redactor.text(self.evaluator.approval(step, look.check))
+                question = self._question(step, look.check.work)
+                refusal = self._not_approved(step, question, look.check.work)
             except StepFailure as failure:
                 reason = Reason(failure.code, f"{failure.message}: {failure.cause}", failure.remedy)
                 look.check = Check.unsatisfied(reason)
                 self._refuse(look)
                 return None
-            if refusal := self._not_approved(name, question):
-                recorded.ask(self.evaluator.workspace.state, name, question)
+            if refusal:
+                recorded.ask(self.evaluator.workspace.state, name, question, look.check.work)
                 self.asking[name] = recorded.question_digest(question)
                 event("step.waiting", step=name, state="waiting", question=question)
                 more = {"cause": refusal} if name in self.approved else {}
@@ -112,17 +113,26 @@ class Decider:
             del self.outcome.steps[entry["id"]]
         return bool(new)
 
-    def _not_approved(self, name: str, question: str) -> str:
+    def _question(self, step: Step, work: Work) -> str:
+        return self.record.redactor.text(self.evaluator.approval(step, work))
+
+    def _not_approved(self, step: Step, question: str, work: Work) -> str:
         """Why a question is not approved; "" if it is. Who names no digest approves what was asked
-        last, or whatever is asked first."""
+        last, or whatever is asked first. What was approved holds for less of the same work: a
+        download that goes on is not asked for again."""
+        name = step["id"]
         if name not in self.approved:
             return "nobody approved it"
-        asked = recorded.asked(self.evaluator.workspace.state).get(name, "")
+        asked = recorded.asked(self.evaluator.workspace.state).get(name)
         given, now = self.approved[name], recorded.question_digest(question)
-        if (given or asked or now) == now:
+        if (given or (asked.digest if asked else now)) == now:
             return ""
-        if given and given != asked:
+        if asked is None or given not in ("", asked.digest):
             return f"{given} is not the digest of the question, which is {now}"
+        if asked.work.covers(work):
+            before = self._question(step, asked.work)
+            if recorded.question_digest(before) == asked.digest:
+                return ""
         return "the step asks something else now than what was approved"
 
     def _foresee(self, first: str) -> bool:

@@ -19,7 +19,7 @@ from runbook.planning.context import Progress, StepContext, default_cache, lock_
 from runbook.planning.facts import Facts
 from runbook.planning.lockfile import Lockfile
 from runbook.planning.look import Look, digest
-from runbook.protocol import Check, Hooks, Json, Reason, Step, StepFailure
+from runbook.protocol import Check, Hooks, Json, Reason, Step, StepFailure, Work
 from runbook.state.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -177,11 +177,11 @@ class Evaluator:
         self._digests[step] = known
         return known
 
-    def approval(self, step: CompiledStep, check: Check) -> str:
+    def approval(self, step: CompiledStep, work: Work) -> str:
         """The question that `approve` asks, rendered."""
-        work = {"bytes": check.work.bytes, "seconds": check.work.seconds, "disk": check.work.disk}
+        asked = {**self.scope, "check": {"work": work.dump()}}
         try:
-            return str(template.render(step["approve"], {**self.scope, "check": {"work": work}}))
+            return str(template.render(step["approve"], asked))
         except StepFailure as failure:
             failure.message = f"the question of step {step['id']} cannot be asked: {failure}"
             failure.where = f"{self._source}:{step['line']}"

@@ -62,7 +62,7 @@ def plan(book: Book, workspace: Workspace, selection: Selection, deep: bool) -> 
                     work = look.check.work.dump()
                     unknown = _unknown(step, look)
                     if decision.verb == "run" and step["approve"] is not None and look.inputs:
-                        question = evaluator.approval(step, look.check)
+                        question = evaluator.approval(step, look.check.work)
         if decision.verb in ("run", "later", "unmet"):
             open_ends.add(name)
         entry = _plan_entry(step, decision, work, question, unknown)
@@ -96,7 +96,7 @@ def _question(evaluator: Evaluator, step: Step, check: Check) -> str | None:
     if step["approve"] is None:
         return None
     try:
-        return evaluator.approval(step, check)
+        return evaluator.approval(step, check.work)
     except StepFailure:
         return f"It asks for approval; what, is known when {EARLIER}"
 

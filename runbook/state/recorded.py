@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runbook.files import read_sealed, write_sealed
+from runbook.protocol import Work
 
 INPUTS = "inputs.json"
 COPY = "inputs.copy.json"
@@ -59,15 +60,32 @@ def approvals(entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(word for one in given for word in ("--approve", one))
 
 
-def asked(state: Path) -> dict[str, str]:
-    """Of each step the digest of the question that it asked last."""
+class Asked(NamedTuple):
+    """A question, and what `apply` would have cost when it was asked."""
+
+    digest: str
+    work: Work
+
+
+def asked(state: Path) -> dict[str, Asked]:
+    """Of each step the question that it asked last."""
     found = read_sealed(state / ASKED)
-    return found if isinstance(found, dict) else {}
+    told = found.items() if isinstance(found, dict) else ()
+    return {step: read for step, entry in told if (read := _asked(entry)) is not None}
 
 
-def ask(state: Path, step: str, question: str) -> None:
+def _asked(entry: Any) -> Asked | None:
+    try:
+        return Asked(str(entry["digest"]), Work(**entry["work"]))
+    except (KeyError, TypeError):
+        return None
+
+
+def ask(state: Path, step: str, question: str, work: Work) -> None:
     """Record that a step asked."""
-    write_sealed(state / ASKED, {**asked(state), step: question_digest(question)})
+    kept = {name: {"digest": e.digest, "work": e.work.dump()} for name, e in asked(state).items()}
+    kept[step] = {"digest": question_digest(question), "work": work.dump()}
+    write_sealed(state / ASKED, kept)
 
 
 def approve(state: Path, run: str, approved: Mapping[str, str]) -> None:

@@ -180,6 +180,63 @@ def test_an_approval_may_be_given_beforehand(asking):
     asking.json("run", "--approve", "send")
 
 
+LOADS = """\
+from pydantic import BaseModel
+from runbook.protocol import Check, Reason, StepFailure, Work
+
+class Fields(BaseModel):
+    pass
+
+class Loads:
+    version = "1"
+    Inputs = Outputs = Fields
+
+    def check(self, ctx):
+        left, disk = map(int, (ctx.workspace / "left").read_text().split())
+        return Check.unsatisfied(Reason("lacks", "bytes lack"), work=Work(bytes=left, disk=disk))
+
+    def apply(self, ctx):
+        raise StepFailure("the network went", code="network", retryable=True)
+"""
+# What a step that asks of 1,000 bytes, which take 500 of disk, needs when it goes on; whether the
+# approval holds.
+GOES_ON = {
+    "as much": ("1000 500", {}, True),
+    "less": ("400 200", {}, True),
+    "nothing of the disk": ("400 0", {}, True),
+    "more": ("1001 500", {}, False),
+    "more of the disk": ("400 501", {}, False),
+    "less of another": ("400 200", {"word": "other"}, False),
+}
+
+
+@pytest.mark.parametrize("case", GOES_ON)
+def test_an_approval_holds_for_less_of_the_same_work(cli, case):
+    (cli.home / "loads.py").write_text(LOADS)
+    cli.book = write_book(
+        cli.home,
+        {
+            "id": "load",
+            "uses": "loads.py:Loads",
+            "approve": "Load {{ check.work.bytes }} bytes of {{ inputs.word }}?",
+        },
+        inputs={"word": {"type": "string", "default": "one"}},
+    )
+    left = cli.workspace / "left"
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_text("1000 500")
+    asked = cli.json("run", code=5)
+    failed = obey(cli, asked["next"][0], code=1)
+    assert failed["error"]["code"] == "network"
+    now, inputs, holds = GOES_ON[case]
+    left.write_text(now)
+    more = "".join(f" --set {name}={value}" for name, value in inputs.items())
+    again = obey(cli, failed["next"][-1] + more, code=1 if holds else 5)
+    assert again["error"]["code"] == ("network" if holds else "approval")
+    if not holds:
+        assert obey(cli, again["next"][0], code=1)["error"]["code"] == "network"
+
+
 def test_an_approval_of_no_step_is_refused(asking):
     assert asking.json("run", "--approve", "snd", code=2)["error"]["code"] == "unknown_step"
 

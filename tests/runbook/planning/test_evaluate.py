@@ -350,14 +350,13 @@ class TestForesee:
 
 def test_a_question_is_asked_of_the_work(evaluator, kind):
     made, step = evaluator(approve=render("{{ check.work }} for {{ inputs.x }}"))
-    check = Check.unsatisfied(Reason("a", "a"), work=Work(1, 2.5, 3))
-    assert made.approval(step, check) == '{"bytes": 1, "seconds": 2.5, "disk": 3} for 5'
+    assert made.approval(step, Work(1, 2.5, 3)) == '{"bytes": 1, "seconds": 2.5, "disk": 3} for 5'
 
 
 def test_a_question_that_cannot_be_rendered_is_told(evaluator, kind):
     made, step = evaluator(approve=render("{{ steps.none.outputs.a }}"), line=12)
     with pytest.raises(StepFailure) as refused:
-        made.approval(step, Check(False))
+        made.approval(step, Work())
     assert refused.value.message.startswith("the question of step one cannot be asked: ")
     assert refused.value.where == "/b.yaml:12"
 

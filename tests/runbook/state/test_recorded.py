@@ -7,6 +7,7 @@ import hashlib
 import pytest
 
 from runbook.files import write_sealed
+from runbook.protocol import Work
 from runbook.state import recorded
 from runbook.state.recorded import Recorded
 
@@ -72,11 +73,16 @@ def test_what_approves():
 def test_the_last_question_of_each_step_is_known(tmp_path):
     assert recorded.asked(tmp_path) == {}
     for step, question in (("a", "x"), ("b", "y"), ("a", "z")):
-        recorded.ask(tmp_path, step, question)
+        recorded.ask(tmp_path, step, question, Work(3, 1.5))
     digest = recorded.question_digest
-    assert recorded.asked(tmp_path) == {"a": digest("z"), "b": digest("y")}
+    asked = {"a": (digest("z"), Work(3, 1.5)), "b": (digest("y"), Work(3, 1.5))}
+    assert recorded.asked(tmp_path) == asked
     write_sealed(tmp_path / "asked.json", ["a"])
     assert recorded.asked(tmp_path) == {}
+    entry = {"digest": "d", "work": {"bytes": 1}}
+    kept = {"a": entry, "b": "d", "c": {"digest": "d"}, "d": {**entry, "work": {"more": 1}}}
+    write_sealed(tmp_path / "asked.json", kept)
+    assert recorded.asked(tmp_path) == {"a": ("d", Work(1))}
 
 
 def test_a_run_that_goes_on_is_given_approvals(tmp_path):

@@ -18,7 +18,7 @@ from runbook.steps.checkpoint.targets import RELEASES, Target
 from tests.steps.checkpoint.cases import CASES, listing
 from tests.steps.checkpoint.drafts import dspark, target_nvfp4
 from tests.steps.mtp import tiny
-from tests.steps.mtp.defects import CPU, DEFECTS, FORK, V33, Defect, clean, group
+from tests.steps.mtp.defects import CPU, DEFECTS, FORK, V22, V33, Defect, clean, group
 
 SCALE = "layers.1.attn.wkv.weight_scale"
 DRAFT_SCALE = "mtp.0.attn.wkv.weight_scale"
@@ -276,3 +276,34 @@ def test_hyper_connections_in_half_precision_are_told(tmp_path):
     retyped("mtp.0.hc_attn_fn", "f2")(made)
     found = {f.id: f.tensors for f in lint(made.write(tmp_path / "c"), V33)}
     assert found["fp32_downcast"] == ("mtp.0.hc_attn_fn",) and "tensor_dtype" not in found
+
+
+def torn(t):
+    retyped("layers.0.attn.wq_a.weight", tiny.BF16)(t)
+    t.pop("layers.0.attn.wq_a.weight_scale")
+
+
+def whole_numbers(t):
+    group(t, 0)["weights"].update(type="int")
+
+
+@pytest.mark.parametrize(
+    ("make", "plant", "target", "told", "not_told"),
+    [
+        (clean, lambda t: t.config.pop("expert_dtype"), V33, {"expert_dtype"}, set()),
+        (clean, whole_numbers, V33, {"quant_scheme"}, {"quant_unmatched"}),
+        (clean, lambda t: (torn(t), whole_numbers(t)), V33, {"quant_torn", "quant_scheme"}, set()),
+        (clean, lambda t: group(t, 0).update(targets=["Linear"]), V22, set(), {"fused_targets"}),
+        (clean, lambda t: t.config.pop("swiglu_limit"), CPU, set(), {"swiglu_clamp"}),
+        # A draft is known by its tensors where the config does not tell of it.
+        (dspark, lambda t: [t.config.pop(k) for k in [*t.config] if k.startswith("dspark_")],
+         V33, {"config_field"}, {"mtp_incomplete", "tensor_unknown"}),
+    ],
+)  # fmt: skip
+def test_what_the_config_says_is_held_against_the_tensors(
+    make, plant, target, told, not_told, tmp_path
+):
+    made = make()
+    plant(made)
+    ids = {f.id for f in lint(made.write(tmp_path / "c"), target)}
+    assert told <= ids and not not_told & ids

@@ -2,9 +2,8 @@
 
 import base64
 import json
+import os
 import re
-import subprocess
-import sys
 from typing import get_args, get_type_hints
 from urllib.parse import quote, quote_plus
 
@@ -48,9 +47,13 @@ FORMS = {
     "json": json.dumps,
     "json in utf-8": lambda v: json.dumps(v, ensure_ascii=False),
     "json in json": lambda v: json.dumps(json.dumps(v)),
+    "json in json in utf-8": lambda v: json.dumps(
+        json.dumps(v, ensure_ascii=False), ensure_ascii=False
+    ),
     "python": repr,
     "python bytes": lambda v: repr(v.encode()),
     "hexadecimal": lambda v: v.encode().hex(),
+    "hexadecimal in upper case": lambda v: v.encode().hex().upper(),
     **{f"base64 after {n}": lambda v, n=n: inside_base64(v, n) for n in range(4)},
     "base64 for urls": lambda v: base64.urlsafe_b64encode(v.encode()).decode(),
 }
@@ -84,14 +87,12 @@ def test_half_characters_survive(text):
     assert Redactor(["HF_TOKEN"]).text(text + VALUE) == text + "[HF_TOKEN]"
 
 
-def test_a_value_that_is_no_utf8_is_found():
-    script = (
-        "import os, sys; from runbook.redact import Redactor\n"
-        "r = Redactor(['RAW']); raw = os.environb[b'RAW']\n"
-        "assert r.whole(b'<' + raw + b'>') == b'<[RAW]>'\n"
-        "assert r.data({'a': os.environ['RAW']}) == {'a': '[RAW]'}\n"
-    )
-    subprocess.run([sys.executable, "-c", script], env={b"RAW": b"caf\xe9-caf\xe9"}, check=True)
+def test_a_value_that_is_no_utf8_is_found(monkeypatch):
+    raw = b"caf\xe9-caf\xe9"
+    monkeypatch.setenv("RAW", os.fsdecode(raw))
+    redactor = Redactor(["RAW"])
+    assert redactor.whole(b"<" + raw + b">") == b"<[RAW]>"
+    assert redactor.data({"a": os.environ["RAW"]}) == {"a": "[RAW]"}
 
 
 def test_a_single_line_of_a_value_is_found():
@@ -233,6 +234,33 @@ def test_a_redactor_of_this_process_knows_every_secret(monkeypatch):
     assert redact.of_this_process().text("a value of mine") == "a value of mine"
     Redactor(["MINE"])
     assert redact.of_this_process().text("a value of mine") == "[MINE]"
+
+
+def test_a_variable_that_is_used_undeclared_is_known(monkeypatch):
+    monkeypatch.setattr(redact, "_named", set())
+    monkeypatch.setenv("USED", "a value of use")
+    monkeypatch.setenv("SHORT", "short")
+    for name in ("USED", "SHORT", "UNSET"):
+        redact.know(name)
+    assert redact._named == {"USED"}
+    assert redact.of_this_process().text("a value of use") == "[USED]"
+
+
+@pytest.mark.parametrize("variable", ["HF_TOKEN_PATH", "HF_HOME", "XDG_CACHE_HOME", "HOME"])
+def test_the_login_file_is_where_the_hub_s_client_puts_it(variable, tmp_path, monkeypatch):
+    places = {
+        "HF_TOKEN_PATH": "",
+        "HF_HOME": "token",
+        "XDG_CACHE_HOME": "huggingface/token",
+        "HOME": ".cache/huggingface/token",
+    }
+    for name in places:
+        monkeypatch.delenv(name, raising=False)
+    place = tmp_path / variable / places[variable]
+    monkeypatch.setenv(variable, str(tmp_path / variable))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(b"hf_\xff_of_the_login\n")
+    assert Redactor([]).whole(b"<hf_\xff_of_the_login>") == b"<[HF_TOKEN]>"
 
 
 def test_the_longest_token_of_a_login_file_is_read(login):

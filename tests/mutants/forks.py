@@ -11,11 +11,14 @@ collect anew for each mutant, after it has run every test twice.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -48,7 +51,9 @@ class Forks:
                 code = NO_TESTS
                 if tests:
                     found = [items[name] for name in sorted(tests, key=lambda name: tests[name])]
-                    code = run_in_fork(self.judge, mutant, found, sum(tests.values()))
+                    # What a fork leaves, nobody else removes: gigabytes for a thousand of them.
+                    with TemporaryDirectory(ignore_cleanup_errors=True) as place:
+                        code = run_in_fork(self.judge, place, mutant, found, sum(tests.values()))
                 print(code, mutant, file=results, flush=True)
         return True
 
@@ -68,9 +73,10 @@ class Forks:
                 found.setdefault(function, {})[item.nodeid] = time.process_time() - began
         return found
 
-    def judge(self, mutant: str, items: list[Any], seconds: float) -> int:
+    def judge(self, place: str, mutant: str, items: list[Any], seconds: float) -> int:
         """1 if a test fails, else 0. Ends by a signal after many times the `seconds` that the
-        tests take."""
+        tests take. Temporary files go to `place`."""
+        tempfile.tempdir = os.environ["TMPDIR"] = os.environ["PYTEST_DEBUG_TEMPROOT"] = place
         most = int(time.process_time() + 10 * seconds + 5)
         resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
         signal.alarm(int(100 * seconds) + 100)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 
@@ -16,7 +17,8 @@ def test_the_quantiser(torch_python, tmp_path):
     root = Path(__file__).parents[3]
     beside = tmp_path / "pytest"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(beside)]
-    subprocess.run([*install, f"pytest=={pytest.__version__}"], check=True)
+    needed = [f"{module.__name__}=={module.__version__}" for module in (pytest, hypothesis)]
+    subprocess.run([*install, *needed], check=True)
     command = [torch_python, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", "."]
     command += ["-W", "ignore", "-rs", "--import-mode=importlib", "tests/steps/mtp/retrofit"]
     environment = {**os.environ, "PYTHONPATH": str(beside)}

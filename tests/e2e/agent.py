@@ -8,17 +8,36 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 Shell = Callable[[str], tuple[int, str]]
 """Runs a command line; its exit code, and all that it printed."""
 COMMAND = re.compile(r"`(runbook [^`]+)`")
 MOST_CALLS = 120
+LONGEST_CALL = 600
+"""Seconds after which its shell is cut off."""
 PATIENCE = 4
 """How often in a row an agent meets the same failure before it gives up."""
+
+
+def shell(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> tuple[int, str]:
+    """What the shell of a coding agent gives: the exit code and all that was printed."""
+    done = subprocess.run(
+        argv,
+        env=env,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=LONGEST_CALL,
+    )
+    return done.returncode, done.stdout
 
 
 class Astray(AssertionError):

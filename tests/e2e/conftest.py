@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 import sys
 import urllib.request
 from pathlib import Path
@@ -13,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from runbook.process import Identity
+from runbook.steps.common.facts import cpu
 from tests.conftest import Cli, free_port
+from tests.e2e.agent import shell
 
-
-def avx512_bf16() -> bool:
-    """Whether this processor can serve DeepSeek-V4."""
-    return "avx512_bf16" in Path("/proc/cpuinfo").read_text().split()
+SERVES_V4: bool = cpu()["avx512_bf16"]
+needs_v4 = pytest.mark.skipif(not SERVES_V4, reason="DeepSeek-V4 on CPU needs avx512_bf16")
 
 
 class Rehearsal(Cli):
@@ -58,20 +57,9 @@ class Rehearsal(Cli):
             return json.load(response)["choices"][0]["message"]["content"]
 
     def shell(self, line: str) -> tuple[int, str]:
-        """What the shell of a coding agent gives: the exit code and all that was printed."""
-        program = Path(sys.executable).parent
-        told = {"AI_AGENT": "scripted", "PATH": f"{program}:{os.environ['PATH']}"}
-        done = subprocess.run(
-            shlex.split(line),
-            env={**self.environment, **told},
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=600,
-        )
-        return done.returncode, done.stdout
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        told = {**self.environment, "AI_AGENT": "scripted", "PATH": path}
+        return shell(shlex.split(line), told, self.home)
 
     def run(self, verb, *arguments, code=0, timeout=1800, **environment):
         return super().run(verb, *arguments, code=code, timeout=timeout, **environment)

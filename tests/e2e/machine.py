@@ -22,10 +22,11 @@ from typing import Any
 
 import yaml
 
+from tests.e2e.agent import shell
+
 HERE = Path(__file__).parent
 LOGS = HERE.parent / "steps" / "common" / "diagnoses" / "logs"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
-LONGEST_CALL = 600
 SETTLED = 30.0
 
 
@@ -78,18 +79,7 @@ class Machine:
         return [*self._inside(), "/bin/sh", "-c", f"cd {shlex.quote(str(self.home))} && {line}"]
 
     def shell(self, line: str) -> tuple[int, str]:
-        """What an agent's shell gives: the exit code and all that was printed."""
-        done = subprocess.run(
-            self.command(line),
-            env=self.environment,
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=LONGEST_CALL,
-        )
-        return done.returncode, done.stdout
+        return shell(self.command(line), self.environment, self.home)
 
     def root(self, *argv: str | Path) -> None:
         """A command in the namespace, where it may mount."""

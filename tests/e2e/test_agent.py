@@ -16,8 +16,8 @@ import pytest
 
 from tests.conftest import free_port
 from tests.e2e import failures as happens
-from tests.e2e.agent import Agent
-from tests.e2e.machine import LONGEST_CALL, Machine, Watch
+from tests.e2e.agent import LONGEST_CALL, Agent
+from tests.e2e.machine import Machine, Watch
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 

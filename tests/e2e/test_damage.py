@@ -14,7 +14,7 @@ from runbook.steps.publish import checkpoint
 from runbook.steps.publish.checkpoint.script import ANSWER, SCRIPTS
 from tests.conftest import Cli, free_port
 from tests.e2e import damage
-from tests.e2e.conftest import avx512_bf16
+from tests.e2e.conftest import needs_v4
 
 pytestmark = pytest.mark.e2e
 LINES = SCRIPTS["v4"]
@@ -98,7 +98,7 @@ def test_the_smoke_test_sees_silent_damage(kind: str, tmp_path: Path, vllm: str)
 
 
 @pytest.mark.long
-@pytest.mark.skipif(not avx512_bf16(), reason="DeepSeek-V4 on CPU needs avx512_bf16")
+@needs_v4
 @pytest.mark.parametrize("kind", DSPARK)
 def test_the_smoke_test_sees_a_damaged_dspark_draft(kind: str, tmp_path: Path, vllm: str) -> None:
     damaged, (drafted, accepted) = DSPARK[kind]

@@ -5,12 +5,9 @@ from __future__ import annotations
 import pytest
 
 from runbook.steps.publish.checkpoint.script import ANSWER, DEPTH, SCRIPTS
-from tests.e2e.conftest import avx512_bf16
+from tests.e2e.conftest import needs_v4
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(not avx512_bf16(), reason="DeepSeek-V4 on CPU needs avx512_bf16"),
-]
+pytestmark = [pytest.mark.e2e, needs_v4]
 
 
 def test_a_dspark_draft_is_served_with_exact_answers_and_counts(rehearsal):

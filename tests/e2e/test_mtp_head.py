@@ -36,6 +36,7 @@ from runbook.steps.publish import checkpoint as published
 from runbook.steps.publish.checkpoint import v3, v4
 from runbook.steps.publish.checkpoint.script import ANSWER
 from tests.conftest import free_port
+from tests.e2e.conftest import SERVES_V4
 
 PORT = free_port()
 CPU = "0.32.0-cpu"
@@ -69,7 +70,7 @@ V4 = Variant(
     {},
     ("swiglu_clamp",),
 )
-VARIANT = V4 if "avx512_bf16" in Path("/proc/cpuinfo").read_text() else V3
+VARIANT = V4 if SERVES_V4 else V3
 
 pytestmark = pytest.mark.e2e
 

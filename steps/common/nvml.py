@@ -9,7 +9,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, TypeAlias
 
 Fact: TypeAlias = dict[str, Any]
@@ -37,6 +37,21 @@ def survey() -> Fact:
 def load() -> list[Fact]:
     """What runs on each GPU, as `facts.gpu_load` describes it."""
     return list(_asked(_load).get("load", []))
+
+
+def visible(gpus: Iterable[Fact], named: Collection[str] | None) -> list[Fact]:
+    """Those that CUDA_VISIBLE_DEVICES would show: named by their number or the beginning of their
+    UUID; all if none is named."""
+    if named is None:
+        return list(gpus)
+    return [
+        gpu
+        for gpu in gpus
+        if any(
+            gpu["uuid"].startswith(name) if name.startswith("GPU-") else name == str(gpu["index"])
+            for name in map(str.strip, named)
+        )
+    ]
 
 
 def _asked(question: Callable[[Any], Fact]) -> Fact:

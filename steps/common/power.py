@@ -8,9 +8,10 @@ import os
 import select
 import signal
 import time
+from collections.abc import Collection
 from typing import Any
 
-from runbook.steps.common.nvml import HUNG
+from runbook.steps.common.nvml import HUNG, visible
 
 INTERVAL = 0.1
 """Seconds between two samples; NVML's own readings are averages over about as long."""
@@ -20,12 +21,13 @@ Sample = dict[str, float | None]
 
 
 class Sampler:
-    """Samples from `with` to its end; then `gpus` has, of each GPU: index, samples, watts and
+    """Samples from `with` to its end; then `gpus` has, of each GPU of `devices` (`nvml.visible`): index, samples, watts and
     watts_max, watts_limit, sm_mhz and sm_mhz_min, memory_mhz, celsius_max, use (percent); means
     where nothing else is said, null what the card does not tell. `error` says why there is none.
     Enter it while the process has one thread: it forks."""
 
-    def __init__(self) -> None:
+    def __init__(self, devices: Collection[str] | None = None) -> None:
+        self.devices = devices
         self.gpus: list[dict[str, Any]] = []
         self.error = ""
 
@@ -37,7 +39,7 @@ class Sampler:
             try:
                 os.close(self._reading)
                 os.close(self._stop)
-                said = json.dumps(_sample(stopped)).encode()
+                said = json.dumps(_sample(stopped, self.devices)).encode()
                 while said:
                     said = said[os.write(writing, said) :]
             finally:
@@ -68,15 +70,20 @@ class Sampler:
         self.gpus = [_told(index, samples) for index, samples in found.get("samples", {}).items()]
 
 
-def _sample(stopped: int) -> dict[str, Any]:
+def _sample(stopped: int, devices: Collection[str] | None) -> dict[str, Any]:
     import pynvml as nvml  # type: ignore[import-untyped]
 
     samples: dict[int, list[Sample]] = {}
     try:
         nvml.nvmlInit()
-        handles = [nvml.nvmlDeviceGetHandleByIndex(n) for n in range(nvml.nvmlDeviceGetCount())]
+        there = [
+            {"index": n, "uuid": nvml.nvmlDeviceGetUUID(handle), "handle": handle}
+            for n in range(nvml.nvmlDeviceGetCount())
+            for handle in [nvml.nvmlDeviceGetHandleByIndex(n)]
+        ]
+        handles = {gpu["index"]: gpu["handle"] for gpu in visible(there, devices)}
         while True:
-            for index, handle in enumerate(handles):
+            for index, handle in handles.items():
                 samples.setdefault(index, []).append(_one(nvml, handle))
             if select.select([stopped], [], [], INTERVAL)[0]:
                 return {"samples": samples}

@@ -99,15 +99,18 @@ def _left_to_the_first_start(why: str) -> Reason:
 
 def _hindrance(ctx: Context) -> str | None:
     """Why no server is to be started now, in words."""
-    from runbook.steps.common import facts, jit
+    from runbook.steps.common import facts, jit, nvml
+    from runbook.steps.common.flags.command import effective, overlay
 
     gpus = ctx.facts["gpus"]
     if not gpus:
         return "there is no GPU, so there are no kernels to compile"
     if jit.served(ctx, ctx.inputs.build):
         return "a server of this build has served here: its kernels are kept"
+    named = overlay(effective(ctx.inputs).env).get("CUDA_VISIBLE_DEVICES")
+    ours = {gpu["index"] for gpu in nvml.visible(gpus, named.split(",") if named else None)}
     for load in facts.gpu_load():
-        if load["used"] > ctx.inputs.gpu_used_mib * MIB:
+        if load["index"] in ours and load["used"] > ctx.inputs.gpu_used_mib * MIB:
             used = size(load["used"])
             return f"GPU {load['index']} is busy ({used} in use); the first start compiles"
     return None

@@ -58,7 +58,9 @@ def surroundings(served: Served) -> dict[str, Any]:
         "runbook": runbook.__version__,
         "vllm": served.ask("/version").get("version"),
         "driver": seen["driver"],
-        "gpus": [{name: gpu[name] for name in kept} for gpu in seen["gpus"]],
+        "gpus": [
+            {name: gpu[name] for name in kept} for gpu in nvml.visible(seen["gpus"], served.devices)
+        ],
     }
 
 
@@ -95,7 +97,7 @@ def repetition(served: Served, load: Load, number: int) -> dict[str, Any]:
     made = prompts.requests(served, load.asked, load.requests, SEED + number)
     before = _counters(served)
     cpu = time.process_time()
-    with Sampler() as sampler:
+    with Sampler(served.devices) as sampler:
         answers, seconds = send(served, made, load.streams)
         cpu = time.process_time() - cpu
     served.require_alive()

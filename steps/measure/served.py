@@ -39,6 +39,12 @@ class Served:
     def root(self) -> str:
         return self.endpoint.removesuffix("/v1")
 
+    @property
+    def devices(self) -> list[str] | None:
+        """Its GPUs by number or UUID; None if it sees all there are."""
+        named = self.about["env"].get("CUDA_VISIBLE_DEVICES")
+        return named.split(",") if named else None
+
     def headers(self) -> dict[str, str]:
         return {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
 

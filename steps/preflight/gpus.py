@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from runbook.protocol import Reason
+from runbook.steps.common.nvml import visible
 from runbook.steps.preflight.machine import Machine
 from runbook.steps.preflight.measures import MIB, or_rehearse, version
 
@@ -15,10 +16,10 @@ ACROSS_HOST = ("PHB", "NODE", "SYS")
 
 
 def suitable(machine: Machine, want: SimpleNamespace) -> list[dict[str, Any]]:
-    """The GPUs that have the wanted name, architecture and memory."""
+    """The GPUs to choose from that have the wanted name, architecture and memory."""
     return [
         gpu
-        for gpu in machine.nvidia["gpus"]
+        for gpu in visible(machine.nvidia["gpus"], want.devices or None)
         if (want.gpu_name or "") in gpu["name"]
         and want.gpu_architecture in (None, gpu["architecture"])
         and gpu["memory"] >= (want.gpu_memory_mib or 0) * MIB
@@ -76,6 +77,8 @@ def gpus(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
         f"{gpu['name']} (compute capability {gpu['architecture']}, {gpu['memory'] // MIB:,} MiB)"
         for gpu in there
     )
+    if want.devices:
+        needed += f" among {', '.join(want.devices)}"
     yield Reason(
         "gpus_missing",
         f"needed are {needed}{_others(want)}, found "

@@ -15,7 +15,9 @@ def fitted(machine: Machine, inputs: SimpleNamespace) -> SimpleNamespace:
     first of all if it meets none. `chosen` is its name, `values` what it gives to later steps,
     `others` the alternatives besides it."""
     alternatives = inputs.hardware
-    name = next((n for n, told in alternatives.items() if _meets(machine, told)), None)
+    name = next(
+        (n for n, told in alternatives.items() if _meets(machine, told, inputs.devices)), None
+    )
     name = name or next(iter(alternatives), None)
     told = alternatives.get(name) or {}
     conditions = {key: told[key] for key in CONDITIONS if told.get(key) is not None}
@@ -27,6 +29,6 @@ def fitted(machine: Machine, inputs: SimpleNamespace) -> SimpleNamespace:
     )
 
 
-def _meets(machine: Machine, told: dict[str, object]) -> bool:
-    want = SimpleNamespace(**{key: told.get(key) for key in CONDITIONS})
+def _meets(machine: Machine, told: dict[str, object], devices: list[str]) -> bool:
+    want = SimpleNamespace(**{key: told.get(key) for key in CONDITIONS}, devices=devices)
     return len(suitable(machine, want)) >= (want.gpus or 0)

@@ -40,6 +40,11 @@ class Inputs(Strict):
         "`gpus`, `gpu_name`, `gpu_architecture` and `gpu_memory_mib`.",
     )
     gpus: int | None = Field(None, ge=1, description="How many NVIDIA GPUs.")
+    devices: list[str] = Field(
+        default_factory=list,
+        description="The GPUs to choose from, each by its number or the beginning of its UUID, as "
+        "`nvidia-smi -L` has them; all if empty.",
+    )
     gpu_name: str | None = Field(None, description="Words that their name has.")
     gpu_architecture: str | None = Field(
         None, pattern=r"^\d+\.\d$", description="Their compute capability, as `12.0`."

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runbook.protocol import Reason
+from runbook.steps.common import nvml
 from runbook.steps.common.flags import profiles
 
 World = dict[str, Any]
@@ -242,11 +243,7 @@ def _gpu(facts: Mapping[str, Any], ranks: int, visible: Collection[str] | None) 
     """{count, architecture, major, memory_gib, nvlink, links, far}; only a count of 0 on a machine
     without. Of the visible ones (by UUID or number) the largest are taken, one a rank; where
     these differ the smallest of them counts."""
-    gpus = [
-        gpu
-        for gpu in facts.get("gpus", ())
-        if visible is None or gpu["uuid"] in visible or str(gpu["index"]) in visible
-    ]
+    gpus = nvml.visible(facts.get("gpus", ()), visible)
     if not gpus:
         return Known({"count": 0})
     taken = sorted(gpus, key=lambda gpu: -gpu["memory"])[:ranks]

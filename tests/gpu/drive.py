@@ -175,6 +175,7 @@ class Drive:
         HOME.mkdir(parents=True, exist_ok=True)
         given = [f"checkpoint={self.checkpoint}", f"vllm={ENVIRONMENT}/bin/vllm"]
         given += [f"python={ENVIRONMENT}/bin/python"] if self.options.size != "six" else []
+        given += [f"port={self.options.port}", f"devices={self.options.devices}"]
         given += self.options.set
         words = [word for value in given for word in ("--set", value)]
         words += [*self.options.run, *more]
@@ -212,7 +213,8 @@ class Drive:
             }
             limit = max(5.0, min(120.0, self.left() - REPORT_SECONDS))
             began = time.monotonic()
-            answer = post("http://127.0.0.1:8000/v1/chat/completions", body, limit)
+            url = f"http://127.0.0.1:{self.options.port}/v1/chat/completions"
+            answer = post(url, body, limit)
             answer["seconds"] = round(time.monotonic() - began, 2)
             self.answers.append(answer)
             say(f"  asked {words} words: {json.dumps(answer)[:200]}")
@@ -275,6 +277,8 @@ def main() -> int:
     parser.add_argument("--out", required=True, help="folder for logs, summary and caches")
     parser.add_argument("--limit", type=float, default=570, help="seconds for all of it")
     parser.add_argument("--caches", help="folder with caches.tar.xz.00 ... of an earlier machine")
+    parser.add_argument("--port", type=int, default=8000, help="port of the server")
+    parser.add_argument("--devices", default="", help="numbers of the GPUs, as 2,3; all by default")
     parser.add_argument(
         "--set", action="append", default=[], help="an input of the book, key=value"
     )

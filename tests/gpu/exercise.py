@@ -17,16 +17,11 @@ import re
 import signal
 import sys
 import time
-import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from drive import BOOKS, Drive
 from machine import call, say
-
-TOKENS = 256
-"""Tokens of each answer that is timed."""
 
 
 class Exercise:
@@ -52,29 +47,20 @@ class Exercise:
 
     # Speed -----------------------------------------------------------------------------------
 
-    def speed(self, streams: int) -> None:
-        before, began = counters(), time.monotonic()
-        with ThreadPoolExecutor(streams) as pool:
-            answers = list(pool.map(complete, range(streams)))
-        seconds = time.monotonic() - began
-        after = counters()
-        tokens = sum(answer["usage"]["completion_tokens"] for answer in answers)
-        drafted = after["drafts"] - before["drafts"]
-        accepted = after["accepted"] - before["accepted"]
-        self.tell(
-            f"speed of {streams} streams",
-            {
-                "tokens_per_second": round(tokens / seconds, 1),
-                "tokens": tokens,
-                "seconds": round(seconds, 2),
-                "drafted": drafted,
-                "accepted": accepted,
-                # One forward pass of the target verifies one draft of each stream; without a draft
-                # each token is one. Passes compare with those of a trained draft, tokens do not.
-                "tokens_per_pass_and_stream": round(tokens / drafted, 3) if drafted else 1.0,
-                "passes_per_second_and_stream": round((drafted or tokens) / streams / seconds, 1),
-            },
-        )
+    def speed(self, streams: str) -> None:
+        """`runbook bench`; passes of the target compare with those of a trained draft, tokens of a
+        random one do not."""
+        lengths = ("--input-length", "128", "--output-length", "128", "--repetitions", "3")
+        answer = self.ask("bench", "--concurrency", streams, *lengths, limit=300)
+        for point in answer.get("points", []):
+            count = point["asked"]["concurrency"]
+            passes = point["output_tokens_per_second"] / count / (point["tokens_per_pass"] or 1)
+            kept = ("output_tokens_per_second", "deviation", "ttft_seconds", "acceptance")
+            told = {name: point[name] for name in (*kept, "tokens_per_pass", "watts", "failed")}
+            told["passes_per_second_and_stream"] = round(passes, 1)
+            self.tell(f"speed of {count} streams", told)
+        if answer["exit_code"]:
+            self.tell("bench", {key: answer.get(key) for key in ("exit_code", "error", "said")})
 
     # Faults ----------------------------------------------------------------------------------
 
@@ -151,40 +137,6 @@ class Exercise:
             time.sleep(0.5)
 
 
-def complete(number: int) -> dict[str, Any]:
-    """An answer of TOKENS tokens."""
-    body = {
-        "model": "synthetic",
-        "prompt": f"stream {number} " + " ".join(f"w{i:06d}" for i in range(number, number + 200)),
-        "max_tokens": TOKENS,
-        "ignore_eos": True,
-        "temperature": 0,
-    }
-    request = urllib.request.Request(
-        "http://127.0.0.1:8000/v1/completions",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=120) as answer:
-        said: dict[str, Any] = json.load(answer)
-    return said
-
-
-def counters() -> dict[str, float]:
-    """Drafts made and draft tokens accepted since the server began."""
-    with urllib.request.urlopen("http://127.0.0.1:8000/metrics", timeout=30) as answer:
-        text = answer.read().decode()
-    names = {"drafts": "num_drafts_total", "accepted": "num_accepted_tokens_total"}
-    return {
-        key: sum(
-            float(line.rsplit(" ", 1)[1])
-            for line in text.splitlines()
-            if line.startswith(f"vllm:spec_decode_{name}")
-        )
-        for key, name in names.items()
-    }
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -192,14 +144,12 @@ def main() -> int:
     parser.add_argument("size", choices=BOOKS)
     parser.add_argument("--out", required=True, help="folder for exercise.json")
     parser.add_argument("--limit", type=float, default=570, help="seconds for all of it")
-    parser.add_argument("--streams", type=int, nargs="*", default=[1, 2, 8])
+    parser.add_argument("--streams", default="1,2,8", help="the concurrencies to measure")
     parser.add_argument("--part", action="append", choices=("speed", "faults", "destroy"))
     exercise = Exercise(options := parser.parse_args())
     parts = options.part or ["speed", "faults", "destroy"]
     if "speed" in parts:
-        complete(0)  # compiles what no start has
-        for streams in options.streams:
-            exercise.speed(streams)
+        exercise.speed(options.streams)
         done = exercise.ask("run", "--yes")
         decisions = {step["id"]: step["decision"] for step in done["steps"]}
         exercise.tell("run of what is done", {"seconds": done["seconds_taken"], **decisions})

@@ -15,7 +15,7 @@ from runbook.steps.checkpoint.checkpoint import open_folder
 from runbook.steps.checkpoint.layout import layout
 from runbook.steps.checkpoint.lint import lint
 from runbook.steps.checkpoint.targets import Target
-from runbook.steps.common.flags.command import arguments, effective
+from runbook.steps.common.flags.command import arguments, effective, overlay
 from runbook.steps.kernels.synthetic import write
 from runbook.steps.kernels.tensors import shards
 from tests import test_book_0731 as book_0731
@@ -58,22 +58,47 @@ SERVED = {
 }
 
 
+def rendered(name, sets, folder):
+    """The inputs of each step on such a machine."""
+    book = compile_book(str(HERE / f"{name}.yaml"), sets, folder, {}, require_inputs=False)
+    outputs = {"preflight": PREFLIGHT, "collectives": COLLECTIVES, "serve": SERVED}
+    outputs |= {"lint": {"path": "/m"}, "mtp": {"path": "/m"}}
+    scope = {
+        "inputs": book["inputs"],
+        "facts": {"cpu": {"cores": 32}},
+        "steps": {n: {"outputs": o} for n, o in outputs.items()},
+    }
+    found = {}
+    for step in book["steps"]:
+        kind = load_step(step["uses"], "")
+        values = kind.Inputs.model_validate(template.render(step["with"], scope))
+        found[step["id"]] = SimpleNamespace(**values.model_dump(mode="json"))
+    return found
+
+
+@pytest.mark.parametrize("draft_tokens", [0, 1])
+@pytest.mark.parametrize("nccl_settings", ["true", "false"])
+def test_the_full_size_is_served_with_and_without_what_is_compared(
+    tmp_path, draft_tokens, nccl_settings
+):
+    sets = [f"draft_tokens={draft_tokens}", f"nccl_settings={nccl_settings}", "port=8100"]
+    found = rendered("full-size-two-h200", [*sets, "devices=2,3"], tmp_path)
+    assert (found["preflight"].devices, found["preflight"].port) == (["2", "3"], 8100)
+    serve, kernels = effective(found["serve"]), effective(found["kernels"])
+    assert arguments(serve) == arguments(kernels)
+    assert (serve.port, kernels.port) == (8100, 8110)
+    drafted = {"method": "mtp", "num_speculative_tokens": 1}
+    assert serve.speculative_config == (drafted if draft_tokens else None)
+    assert (found["smoke"].speculation is None) == (draft_tokens == 0)
+    for env in (overlay(serve.env), overlay(kernels.env), overlay(found["collectives"].env)):
+        assert env.get("NCCL_PROTO") == ("LL" if nccl_settings == "true" else None)
+
+
 @pytest.mark.parametrize("profile", ["long-context", "balanced", "throughput", "latency"])
 @pytest.mark.parametrize("draft_tokens", [0, 5])
 def test_0731_is_served_with_the_flags_of_its_book(tmp_path, profile, draft_tokens):
     sets = [f"profile={profile}", f"draft_tokens={draft_tokens}"]
-    mine = compile_book(str(HERE / "0731-two-h200.yaml"), sets, tmp_path, {}, require_inputs=False)
-    outputs = {"preflight": PREFLIGHT, "lint": {"path": "/m"}, "collectives": COLLECTIVES}
-    scope = {
-        "inputs": mine["inputs"],
-        "facts": {"cpu": {"cores": 32}},
-        "steps": {n: {"outputs": o} for n, o in (outputs | {"serve": SERVED}).items()},
-    }
-    found = {}
-    for step in mine["steps"]:
-        kind = load_step(step["uses"], "")
-        values = kind.Inputs.model_validate(template.render(step["with"], scope))
-        found[step["id"]] = SimpleNamespace(**values.model_dump(mode="json"))
+    found = rendered("0731-two-h200", sets, tmp_path)
     serve = effective(found["serve"])
     assert (found["smoke"].speculation is None) == (draft_tokens == 0)
     assert ("DSpark draft model loaded" in serve.proof) == (draft_tokens > 0)

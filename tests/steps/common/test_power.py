@@ -25,6 +25,7 @@ def nvml(monkeypatch):
         "nvmlInit": lambda: None,
         "nvmlDeviceGetCount": lambda: 1,
         "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetUUID": lambda handle: f"GPU-{handle}",
         "nvmlDeviceGetPowerUsage": lambda handle: next(watts),
         "nvmlDeviceGetEnforcedPowerLimit": lambda handle: 300_000,
         "nvmlDeviceGetUtilizationRates": lambda handle: pynvml.c_nvmlUtilization_t(97, 50),
@@ -47,6 +48,16 @@ def test_means_over_the_time(nvml):
     assert (gpu["sm_mhz"], gpu["memory_mhz"]) == (1900.0, None)
     assert (gpu["celsius_max"], gpu["use"]) == (71.0, 97.0)
     assert sampler.error == ""
+
+
+@pytest.mark.parametrize(
+    ("devices", "seen"), [(["GPU-2", "0"], [0, 2]), (["GPU-7"], []), (None, [0, 1, 2])]
+)
+def test_of_the_named_devices(nvml, devices, seen):
+    nvml.setattr(pynvml, "nvmlDeviceGetCount", lambda: 3)
+    with power.Sampler(devices) as sampler:
+        time.sleep(0.05)
+    assert [gpu["index"] for gpu in sampler.gpus] == seen
 
 
 def test_without_a_driver_there_is_nothing_but_the_reason(nvml):

@@ -40,7 +40,10 @@ def bench(tmp_path, monkeypatch, rehearsal):
     load = [{"index": 0, "used": 4 << 20, "processes": []}]
     monkeypatch.setattr(facts, "gpu_load", lambda: load)
     bench = SimpleNamespace(
-        load=load, gpus=[{"architecture": "12.0"}], workspace=tmp_path / "w", folder=tmp_path
+        load=load,
+        gpus=[{"architecture": "12.0", "index": 0, "uuid": "GPU-a"}],
+        workspace=tmp_path / "w",
+        folder=tmp_path,
     )
 
     def behave(**how):
@@ -114,7 +117,7 @@ def test_other_flags_or_another_build_are_compiled_anew(bench, changes):
 
 def test_another_architecture_is_compiled_anew(bench):
     STEP.apply(bench.context())
-    bench.gpus = [{"architecture": "9.0"}]
+    bench.gpus[0]["architecture"] = "9.0"
     assert not STEP.check(bench.context()).ok
 
 
@@ -131,6 +134,10 @@ def test_where_the_gpus_are_busy_it_is_skipped_in_words(bench):
     bench.load[0]["used"] = 50 << 30
     check = STEP.check(bench.context())
     assert check.ok and "GPU 0 is busy" in check.reasons[0].message
+    bench.gpus.append({"architecture": "12.0", "index": 1, "uuid": "GPU-b"})
+    bench.load.append({"index": 1, "used": 0, "processes": []})
+    other = bench.context(env=[{"CUDA_VISIBLE_DEVICES": "GPU-b"}])
+    assert not STEP.check(other).ok
 
 
 def environment(folder, download):

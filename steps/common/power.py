@@ -21,10 +21,10 @@ Sample = dict[str, float | None]
 
 
 class Sampler:
-    """Samples from `with` to its end; then `gpus` has, of each GPU of `devices` (`nvml.visible`): index, samples, watts and
-    watts_max, watts_limit, sm_mhz and sm_mhz_min, memory_mhz, celsius_max, use (percent); means
-    where nothing else is said, null what the card does not tell. `error` says why there is none.
-    Enter it while the process has one thread: it forks."""
+    """Samples from `with` to its end; then `gpus` has, of each GPU of `devices` (`nvml.visible`):
+    index, samples, watts and watts_max, watts_limit, sm_mhz and sm_mhz_min, memory_mhz,
+    celsius_max, use (percent); means where nothing else is said, null what the card does not tell.
+    `error` says why there is none. Enter it while the process has one thread: it forks."""
 
     def __init__(self, devices: Collection[str] | None = None) -> None:
         self.devices = devices

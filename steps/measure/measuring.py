@@ -96,28 +96,26 @@ def measure(served: Served, load: Load, tell: Callable[[str], None]) -> Iterator
 def repetition(served: Served, load: Load, number: int) -> dict[str, Any]:
     made = prompts.requests(served, load.asked, load.requests, SEED + number)
     before = _counters(served)
-    cpu = time.process_time()
     with Sampler(served.devices) as sampler:
-        answers, seconds = send(served, made, load.streams)
-        cpu = time.process_time() - cpu
+        answers, took = send(served, made, load.streams)
     served.require_alive()
     errors = [answer.error for answer in answers if answer.error]
     return {
-        **figures.figures(answers, seconds),
+        **figures.figures(answers, took.seconds),
         "speculation": figures.speculation(before, _counters(served)),
         "gpus": sampler.gpus,
         "requests_digest": prompts.digest(made),
         # Of one core: far below 1, or it is the client that was measured.
-        "client_cpu": round(cpu / seconds, 4),
+        "client_cpu": round(took.processor / took.seconds, 4),
         "errors": errors[:MOST_ERRORS],
     }
 
 
 def send(
     served: Served, made: list[tuple[str, bytes]], count: int
-) -> tuple[list[streams.Answer], float]:
-    done, seconds = streams.run(served.endpoint, made, count, served.headers())
-    return [streams.read(stream) for stream in done], seconds
+) -> tuple[list[streams.Answer], streams.Took]:
+    done, took = streams.run(served.endpoint, made, count, served.headers())
+    return [streams.read(stream) for stream in done], took
 
 
 def _counters(served: Served) -> Speculation | None:

@@ -38,14 +38,28 @@ class Answer:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Took:
+    """Seconds from the first request to the end of the last, and of the processor which this
+    process (nothing but it) used meanwhile."""
+
+    seconds: float
+    processor: float
+
+
 def run(
     endpoint: str, requests: Sequence[tuple[str, bytes]], streams: int, headers: dict[str, str]
-) -> tuple[list[Stream], float]:
+) -> tuple[list[Stream], Took]:
     """Send (path, body) requests, `streams` at a time, each as soon as another has ended; the
-    streams in the order of the requests, and the seconds that all took."""
+    streams in the order of the requests, and what all took."""
     done = [Stream() for _ in requests]
     following = iter(range(len(requests)))
-    lock, ready = threading.Lock(), threading.Barrier(streams + 1)
+    lock, begun = threading.Lock(), [0.0, 0.0]
+
+    def begin() -> None:  # before any of them goes on
+        begun[:] = time.perf_counter(), time.process_time()
+
+    ready = threading.Barrier(streams + 1, action=begin)
     address = urlsplit(endpoint)
 
     def work() -> None:
@@ -68,10 +82,9 @@ def run(
     for thread in threads:
         thread.start()
     ready.wait()
-    began = time.perf_counter()
     for thread in threads:
         thread.join()
-    return done, time.perf_counter() - began
+    return done, Took(time.perf_counter() - begun[0], time.process_time() - begun[1])
 
 
 def _one(

@@ -60,6 +60,15 @@ def test_of_the_named_devices(nvml, devices, seen):
     assert [gpu["index"] for gpu in sampler.gpus] == seen
 
 
+def test_beginning_is_not_in_the_time(nvml):
+    """Before the first sample is there, nothing of what is measured has begun."""
+    nvml.setattr(pynvml, "nvmlInit", lambda: time.sleep(0.3))
+    began = time.monotonic()
+    with power.Sampler() as sampler:
+        assert time.monotonic() - began >= 0.3
+    assert sampler.gpus[0]["samples"] >= 1
+
+
 def test_without_a_driver_there_is_nothing_but_the_reason(nvml):
     def init():
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)

@@ -1,0 +1,100 @@
+"""What is timed of streams, and what is not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from runbook.steps.measure import streams
+
+GAP = 0.05
+EVENT = b'data: {"choices": [{"text": "x"}]}\n\n'
+USAGE = b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}\n\n'
+END = b"data: [DONE]\n\n"
+
+
+class Server(ThreadingHTTPServer):
+    """Each stream: an event at once, one after GAP, the usage after GAP, the end after GAP. `most`
+    is the most streams that were under way at once."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.lock = threading.Lock()
+        self.running = self.most = 0
+        self.lines = set()
+
+    @property
+    def endpoint(self):
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # as vLLM: else the first event waits for an acknowledgement
+
+    def log_message(self, *_):
+        pass
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        with self.server.lock:
+            self.server.lines.add(self.client_address)
+            self.server.running += 1
+            self.server.most = max(self.server.most, self.server.running)
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for number, data in enumerate((EVENT, EVENT, USAGE, END)):
+            time.sleep(GAP if number else 0)
+            self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        with self.server.lock:
+            self.server.running -= 1
+        self.wfile.write(b"0\r\n\r\n")
+
+
+@pytest.fixture
+def server():
+    with Server() as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        yield made
+        made.shutdown()
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_so_many_are_under_way_until_the_last_has_ended(server, count):
+    """A request takes three gaps, to its end; its latency is to its last text, after one."""
+    done, took = streams.run(server.endpoint, [("/completions", b"{}")] * 2 * count, count, {})
+    answers = [streams.read(stream) for stream in done]
+    assert [answer.error for answer in answers] == [""] * 2 * count
+    assert {(a.prompt_tokens, a.completion_tokens, len(a.times)) for a in answers} == {(3, 2, 2)}
+    assert server.most == count
+    assert len(server.lines) == count, "a stream keeps its connection"
+    assert 6 * GAP <= took.seconds < 6 * GAP + 0.25
+    assert all(GAP * 0.9 <= a.times[1] - a.times[0] < 2 * GAP for a in answers)
+
+
+def test_the_processor_time_is_that_of_the_time_measured(server, monkeypatch):
+    """Not what came before, nor the reading of what was kept; what the streams use is in it."""
+    used = time.process_time
+    burn = 0.2
+
+    def spin():
+        end = time.thread_time() + burn
+        while time.thread_time() < end:
+            pass
+
+    spin()
+    _, took = streams.run(server.endpoint, [("/completions", b"{}")], 1, {})
+    spin()
+    assert 0 < took.processor < burn
+    one = streams._one
+    monkeypatch.setattr(streams, "_one", lambda *given: (spin(), one(*given)))
+    before = used()
+    _, took = streams.run(server.endpoint, [("/completions", b"{}")] * 2, 2, {})
+    assert 2 * burn <= took.processor <= used() - before

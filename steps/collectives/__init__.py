@@ -3,13 +3,16 @@ hangs or adds up wrongly is found in a minute, and not after the weights are loa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from statistics import geometric_mean
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from runbook.files import read_json, write_json
 from runbook.protocol import Check, Context, Model, Reason, StepFailure, Work
 from runbook.remedy import Remedy
+from runbook.steps.common import nvml
 
 if TYPE_CHECKING:
     from runbook.steps.collectives.ranks import Result, Variant
@@ -19,6 +22,7 @@ VARIANT_SECONDS = 25.0
 """What one variant takes, most of it imports."""
 PATIENCE = 3.0
 """FlashInfer compiles its PCIe all-reduce, and tunes it for each size."""
+NEARLY_AS_FAST = 1.1
 WITH_MULTICAST = ("10",)
 """Compute capabilities, by major, on which vLLM's custom all-reduce may use NVLink multicast."""
 
@@ -51,7 +55,7 @@ class Collectives:
         usable = _usable(results)
         if not usable:
             raise _broken(results)
-        fastest = min(usable, key=lambda result: _latency(result, ctx.inputs.decisive))
+        fastest = choose(usable)
         chosen = next(v for v in _variants(ctx) if v.name == fastest.variant)
         ctx.log(f"the fastest that is right: {fastest.variant}")
         verdicts = {result.variant: result.verdict for result in results}
@@ -94,16 +98,28 @@ def _nothing_to_probe(ctx: Context) -> str | None:
     given = ctx.inputs
     if given.ranks < 2:
         return "one rank alone reduces nothing"
-    if given.backend == "nccl" and len(ctx.facts["gpus"]) < given.ranks:
-        return f"there are {len(ctx.facts['gpus'])} GPUs, and {given.ranks} ranks would reduce"
+    if given.backend == "nccl" and len(gpus := _gpus(ctx)) < given.ranks:
+        return f"there are {len(gpus)} GPUs, and {given.ranks} ranks would reduce"
     return None
+
+
+def _gpus(ctx: Context) -> list[dict[str, Any]]:
+    """Those that the server will see."""
+    named = _environment(ctx.inputs).get("CUDA_VISIBLE_DEVICES")
+    return nvml.visible(ctx.facts["gpus"], named.split(",") if named else None)
+
+
+def _links(ctx: Context) -> list[dict[str, Any]]:
+    """Those between them."""
+    own = {gpu["index"] for gpu in _gpus(ctx)}
+    return [link for link in ctx.facts["gpu_links"] if {link["a"], link["b"]} <= own]
 
 
 def _identity(ctx: Context) -> dict[str, Any]:
     """What was tried: with other devices, driver, build or environment it is tried anew."""
     given = vars(ctx.inputs)
-    gpus = ctx.facts["gpus"] if ctx.inputs.backend == "nccl" else []
-    links = ctx.facts["gpu_links"] if ctx.inputs.backend == "nccl" else []
+    gpus = _gpus(ctx) if ctx.inputs.backend == "nccl" else []
+    links = _links(ctx) if ctx.inputs.backend == "nccl" else []
     devices = [[gpu["uuid"], gpu["driver"]] for gpu in gpus]
     return {"inputs": given, "devices": devices, "links": links}
 
@@ -124,10 +140,10 @@ def _variants(ctx: Context) -> list[Variant]:
         Variant(WITH_PEERS, {"NCCL_P2P_DISABLE": "0"}),
         Variant(WITHOUT_PEERS, {"NCCL_P2P_DISABLE": "1"}),
     ]
-    majors = {str(gpu["architecture"]).partition(".")[0] for gpu in ctx.facts["gpus"]}
+    majors = {str(gpu["architecture"]).partition(".")[0] for gpu in _gpus(ctx)}
     if not majors & set(WITH_MULTICAST):
         found.append(Variant(CUSTOM, {"NCCL_P2P_DISABLE": "0"}, "custom"))
-    links = ctx.facts["gpu_links"]
+    links = _links(ctx)
     over_pcie = links and not any(link["nvlinks"] for link in links)
     if ctx.inputs.pcie_ipc and over_pcie and ctx.inputs.ranks in PCIE_IPC_RANKS:
         found.append(Variant(PCIE_IPC, {"NCCL_P2P_DISABLE": "0"}, "pcie_ipc", PATIENCE))
@@ -162,9 +178,15 @@ def _line(result: Result) -> str:
     return f"{result.variant}: {result.verdict}. {result.detail or told}"
 
 
-def _latency(result: Result, decisive: int) -> float:
-    near = min(result.sizes, key=lambda size: abs(size["bytes"] - decisive))
-    return float(near["seconds"])
+def choose(usable: Sequence[Result]) -> Result:
+    """The fastest over all sizes, by the geometric mean of their seconds: small ones are what a
+    decode step waits for, large ones a prompt. The first that is nearly as fast is taken, so that
+    noise neither leaves what NCCL chooses by itself nor changes the server's environment."""
+    means = [geometric_mean(size["seconds"] for size in result.sizes) for result in usable]
+    least = min(means)
+    return next(
+        result for result, mean in zip(usable, means, strict=True) if mean <= least * NEARLY_AS_FAST
+    )
 
 
 def _remarks(table: list[dict[str, Any]]) -> list[Reason]:

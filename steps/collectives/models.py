@@ -28,10 +28,8 @@ class Inputs(BaseModel):
     sizes: list[int] = Field(
         default_factory=lambda: [4096, 65536, 1 << 20, 32 << 20],
         min_length=1,
-        description="Bytes of the reduced tensors. A decode step reduces some 8 KiB a sequence.",
-    )
-    decisive: int = Field(
-        65536, ge=2, description="The size, of `sizes` the next, whose latency decides."
+        description="Bytes of the reduced tensors. A decode step reduces some 8 KiB a sequence, "
+        "a prompt much more: the geometric mean of the times of all decides.",
     )
     deadline: float = Field(90, gt=0, description="Seconds for one variant, its imports included.")
 

@@ -10,15 +10,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from runbook.planning.context import console
 from runbook.protocol import StepFailure
-from runbook.steps.collectives import CUSTOM, PCIE_IPC, Collectives
+from runbook.steps.collectives import CUSTOM, PCIE_IPC, Collectives, choose
 from runbook.steps.collectives.models import Inputs, Outputs
+from runbook.steps.collectives.ranks import Result
 
 pytestmark = pytest.mark.harness
 
 STEP = Collectives()
+MEASURED = yaml.safe_load(Path(__file__).with_name("measured.yaml").read_text())
 WITH, WITHOUT = "NCCL with peer access", "NCCL without peer access"
 GPUS = [{"index": i, "uuid": f"GPU-{i}", "driver": "580", "architecture": "12.0"} for i in (0, 1)]
 LINKS = [{"a": 0, "b": 1, "kind": "NODE", "nvlinks": 0}]
@@ -74,6 +77,30 @@ def test_the_fastest_that_is_right_is_given_to_the_server(bench):
     assert of_one[0]["seconds"] == pytest.approx(2 * 4096 / 1e9), "the slowest rank counts"
     # NVLink multicast stays off, whatever the book says; the rest of its environment is kept.
     assert {line.split()[-2:] == ["0", "yes"] for line in bench.diary()} == {True}
+
+
+@pytest.mark.parametrize("case", MEASURED, ids=lambda case: case["name"])
+def test_noise_of_a_size_decides_nothing(case):
+    found = [
+        Result(name, "right", sizes=[{"seconds": us / 1e6} for us in times])
+        for name, times in case["microseconds"].items()
+    ]
+    assert choose(found).variant == case["fastest"]
+
+
+@pytest.mark.parametrize(("visible", "says"), [("GPU-0,GPU-1", None), ("1,2", "there are 1 GPUs")])
+def test_the_gpus_that_the_server_will_see_are_tried(bench, visible, says):
+    env = [{"CUDA_VISIBLE_DEVICES": visible}]
+    third = {**GPUS[0], "index": 7, "uuid": "GPU-7"}
+    bench.gpus, bench.links = [*GPUS, third], [*LINKS, {**LINKS[0], "b": 7, "nvlinks": 4}]
+    check = STEP.check(bench.context(env=env))
+    if says:
+        assert says in check.reasons[0].message
+        return
+    STEP.apply(bench.context(env=env))
+    assert any(line.startswith("pcie_ipc") for line in bench.diary()), "NVLink is elsewhere"
+    bench.gpus, bench.links = GPUS, LINKS
+    assert STEP.check(bench.context(env=env)).ok, "what else there is does not matter"
 
 
 @pytest.mark.parametrize(

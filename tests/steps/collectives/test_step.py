@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -31,7 +32,8 @@ LINKS = [{"a": 0, "b": 1, "kind": "NODE", "nvlinks": 0}]
 def bench(tmp_path, monkeypatch):
     """A step whose ranks behave as they are told: with peer access, without, and vLLM's own."""
     python = tmp_path / "python"
-    stand_in = Path(__file__).with_name("stand_in.py")
+    # A copy, so that the ranks of this test are told from those of others.
+    stand_in = shutil.copy(Path(__file__).with_name("stand_in.py"), tmp_path)
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -S {stand_in} "$@"\n')
     python.chmod(0o755)
     monkeypatch.setenv("DIARY", str(tmp_path / "diary"))
@@ -126,18 +128,18 @@ def test_what_does_not_work_is_never_used_and_says_so(bench, mode, verdict, says
     assert says in check.reasons[0].message
 
 
-def test_a_failure_ends_the_other_ranks_at_once_and_leaves_nothing(bench):
+def test_a_failure_ends_the_other_ranks_at_once_and_leaves_nothing(bench, tmp_path):
     bench.behave(with_peer="crashes")
     began = time.monotonic()
     STEP.apply(bench.context(deadline=60))
     assert time.monotonic() - began < 30
-    running = [p for p in Path("/proc").glob("[0-9]*/cmdline") if is_rank(p)]
+    running = [p for p in Path("/proc").glob("[0-9]*/cmdline") if is_rank(p, tmp_path)]
     assert running == []
 
 
-def is_rank(cmdline: Path) -> bool:
+def is_rank(cmdline: Path, folder: Path) -> bool:
     try:
-        return str(Path(__file__).parent / "stand_in.py").encode() in cmdline.read_bytes()
+        return str(folder / "stand_in.py").encode() in cmdline.read_bytes()
     except OSError:
         return False
 

@@ -85,7 +85,10 @@ def test_a_healthy_start_that_says_nothing_for_long_is_waited_for(bench, step, q
     step.apply(bench.context(env=environment))
 
 
-@pytest.mark.parametrize("name", ["one-h200-six-layers-served", "two-h200-full-size-jit"])
+@pytest.mark.parametrize(
+    "name",
+    ["one-h200-six-layers-served", "two-h200-full-size-jit", "0731-two-h200-first-start"],
+)
 def test_recorded_healthy_starts_are_not_ended(bench, step, quick, name):
     quick(0, 0)
     log = (RECORDED / f"{name}.log").read_text() + WAITS * 10

@@ -58,6 +58,16 @@ def test_a_first_start_of_the_v2_runner():
     assert reader.draft_shares is None, "its runner shares without a word"
 
 
+def test_a_first_start_with_a_dspark_draft():
+    """Its graphs are captured in parts of their own, after those of the model, both times."""
+    reader, progress = read((RECORDED / "0731-two-h200-first-start.log").read_text())
+    assert phases(progress) == [
+        "load", "prepare", "load_draft", "profile", "trial_capture", "profile", "kv_cache",
+        "jit_warmup", "capture", "engine", "server", "first_request",
+    ]  # fmt: skip
+    assert reader.kv_cache_tokens == 3_217_581
+
+
 def test_kernels_that_warm_up_on_two_gpus():
     text = (RECORDED / "two-h200-full-size-jit.log").read_text()
     reader, progress = read(text)

@@ -22,7 +22,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,19 @@ class Drive:
         limit = max(1.0, min(limit, self.left() - REPORT_SECONDS))
         return call(argv, limit, **how)
 
+    def prepare(self) -> None:
+        """Environment, caches and checkpoint, as far as they are not there."""
+        with self.stage("environment"):
+            unpack(Path(self.options.parts), self.call)
+        if self.options.caches:
+            with self.stage("caches"):
+                self.caches()
+        with self.stage("checkpoint"):
+            self.write_checkpoint()
+        if self.options.fresh_caches:
+            with self.stage("fresh caches"):
+                self.fresh_caches()
+
     def caches(self) -> None:
         """Put in place what an earlier machine compiled, once."""
         if HOME.exists():
@@ -148,11 +161,14 @@ class Drive:
             code = self.run("--set", kernels, "--until", "serve", *again)
             if code:
                 return code
-            state[number] |= {"done": round(time.time()), **self.started(number)}
+            state[number] |= {
+                "done": round(time.time()),
+                **self.started(f"{self.options.sequence}-{number}"),
+            }
             self.legs.write_text(json.dumps(state, indent=1))
         return 0
 
-    def started(self, number: int) -> dict[str, Any]:
+    def started(self, name: str) -> dict[str, Any]:
         """What the steps that start servers say of their starts; their logs are put aside."""
         found: dict[str, Any] = {}
         for step in STARTED:
@@ -162,8 +178,8 @@ class Drive:
                 words = ("seconds", "start_seconds", "phases", "backends", "near_limit_tokens")
                 found[step] = {word: outputs[word] for word in words if word in outputs}
         for log in self.logs():
-            kept = STAGE / f"{self.options.sequence}-{number}"
-            kept.mkdir(exist_ok=True)
+            kept = STAGE / "starts" / name
+            kept.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(log, kept / f"{self.step(log)}.log")
         return found
 
@@ -242,8 +258,7 @@ class Drive:
             said = call([*argv, "--workspace", self.workspace], 10, env=environment()).stdout
             summary["status"] = json.loads(said) if said.startswith("{") else said
         (out / "summary.json").write_text(json.dumps(summary, indent=1))
-        kept = ["gpu.csv", *(p.name for p in STAGE.glob("*.json"))]
-        kept += [f"{name}-{n}" for name, legs in SEQUENCES.items() for n in range(len(legs))]
+        kept = ["gpu.csv", "starts", *(p.name for p in STAGE.glob("*.json"))]
         words: list[Any] = ["tar", "--exclude=*.safetensors", "-cJf", out / "logs.tar.xz"]
         words += ["-C", STAGE, *(name for name in kept if (STAGE / name).exists())]
         if self.workspace.exists():
@@ -268,9 +283,10 @@ def post(url: str, body: dict[str, Any], limit: float) -> dict[str, Any]:
     return {"usage": said["usage"], "text": str(said["choices"][0]["message"])[:300]}
 
 
-def main() -> int:
+def parser(description: str) -> argparse.ArgumentParser:
+    """What a drive is given on the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("size", choices=BOOKS)
     parser.add_argument("--parts", required=True, help="folder with part.00 ...")
@@ -287,9 +303,13 @@ def main() -> int:
     parser.add_argument("--sequence", choices=SEQUENCES, help="the starts to make")
     parser.add_argument("--fresh-caches", action="store_true", help="remove what was compiled")
     parser.add_argument("--no-caches", action="store_true", help="do not bring caches back")
-    options = parser.parse_args()
+    return parser
+
+
+def driven(drive: Drive, work: Callable[[], int]) -> int:
+    """The exit code of the work, done where environment and checkpoint are; with a report, whatever
+    happens."""
     STAGE.mkdir(parents=True, exist_ok=True)
-    drive = Drive(options)
     with (STAGE / "gpu.csv").open("a") as samples:
         watch = subprocess.Popen(
             ["nvidia-smi", f"--query-gpu={SAMPLE}", "--format=csv,noheader", "-l", "5"],
@@ -297,21 +317,8 @@ def main() -> int:
         )
     code = 1
     try:
-        with drive.stage("environment"):
-            unpack(Path(options.parts), drive.call)
-        if options.caches:
-            with drive.stage("caches"):
-                drive.caches()
-        with drive.stage("checkpoint"):
-            drive.write_checkpoint()
-        if options.fresh_caches:
-            with drive.stage("fresh caches"):
-                drive.fresh_caches()
-        with drive.stage("run"):
-            code = drive.sequence() if options.sequence else drive.run()
-        if code == 0:
-            with drive.stage("ask"):
-                drive.ask()
+        drive.prepare()
+        code = work()
     except Overdue as overdue:
         say(f"{overdue} took too long")
     finally:
@@ -319,6 +326,21 @@ def main() -> int:
         with drive.stage("report"):
             drive.report(code)
     return code
+
+
+def main() -> int:
+    options = parser(__doc__).parse_args()
+    drive = Drive(options)
+
+    def serve() -> int:
+        with drive.stage("run"):
+            code = drive.sequence() if options.sequence else drive.run()
+        if code == 0:
+            with drive.stage("ask"):
+                drive.ask()
+        return code
+
+    return driven(drive, serve)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python3 exercise.py {six,full,0731} --out FOLDER [--limit SECONDS]
 
-Speed at several streams; a run that finds all done; a rank stopped while the server starts anew,
+A run that finds all done; a rank stopped while the server starts anew,
 which must be found and named; the supervisor killed while the next start goes on, then `status`,
 `run` and, last, `destroy`, which must leave nothing on the GPUs. Each part is written to
 exercise.json as soon as it is known.
@@ -45,24 +45,10 @@ class Exercise:
         seconds = round(time.monotonic() - began, 2)
         return {"exit_code": done.returncode, "seconds_taken": seconds, **answer}
 
-    # Speed -----------------------------------------------------------------------------------
-
-    def speed(self, streams: str) -> None:
-        """`runbook bench`; passes of the target compare with those of a trained draft, tokens of a
-        random one do not."""
-        lengths = ("--input-length", "128", "--output-length", "128", "--repetitions", "3")
-        answer = self.ask("bench", "--concurrency", streams, *lengths, limit=300)
-        for point in answer.get("points", []):
-            count = point["asked"]["concurrency"]
-            passes = point["output_tokens_per_second"] / count / (point["tokens_per_pass"] or 1)
-            kept = ("output_tokens_per_second", "deviation", "ttft_seconds", "acceptance")
-            told = {name: point[name] for name in (*kept, "tokens_per_pass", "watts", "failed")}
-            told["passes_per_second_and_stream"] = round(passes, 1)
-            self.tell(f"speed of {count} streams", told)
-        if answer["exit_code"]:
-            self.tell("bench", {key: answer.get(key) for key in ("exit_code", "error", "said")})
-
-    # Faults ----------------------------------------------------------------------------------
+    def nothing_to_do(self) -> None:
+        done = self.ask("run", "--yes")
+        decisions = {step["id"]: step["decision"] for step in done["steps"]}
+        self.tell("run of what is done", {"seconds": done["seconds_taken"], **decisions})
 
     def rank_stopped(self) -> None:
         """Start anew, stop a rank with SIGSTOP, and see what the run says of it."""
@@ -144,15 +130,10 @@ def main() -> int:
     parser.add_argument("size", choices=BOOKS)
     parser.add_argument("--out", required=True, help="folder for exercise.json")
     parser.add_argument("--limit", type=float, default=570, help="seconds for all of it")
-    parser.add_argument("--streams", default="1,2,8", help="the concurrencies to measure")
-    parser.add_argument("--part", action="append", choices=("speed", "faults", "destroy"))
+    parser.add_argument("--part", action="append", choices=("faults", "destroy"))
     exercise = Exercise(options := parser.parse_args())
-    parts = options.part or ["speed", "faults", "destroy"]
-    if "speed" in parts:
-        exercise.speed(options.streams)
-        done = exercise.ask("run", "--yes")
-        decisions = {step["id"]: step["decision"] for step in done["steps"]}
-        exercise.tell("run of what is done", {"seconds": done["seconds_taken"], **decisions})
+    parts = options.part or ["faults", "destroy"]
+    exercise.nothing_to_do()
     if "faults" in parts:
         exercise.rank_stopped()
         exercise.supervisor_killed()

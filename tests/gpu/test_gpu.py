@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -134,6 +137,93 @@ def test_the_synthetic_0731_is_written_and_lints_at_small_size(tmp_path):
     assert [f.id for f in found if f.severity != "info"] == []
     names = open_folder(tmp_path / "out").tensors
     assert made.layers == 6 and {n.split(".")[1] for n in names if n.startswith("mtp.")} == {*"012"}
+
+
+STUB = """#!/bin/sh
+echo "$@" >> {folder}/asked
+case "$1" in
+bench) exec cat {folder}/bench.json ;;
+tune) if [ -e {folder}/killed ]; then exec cat {folder}/tune.json; fi
+      touch {folder}/killed; echo "a 1: start" >&2; echo "a 2: start" >&2; exec sleep 60 ;;
+status) echo '{{"steps": [{{"id": "serve", "state": "done"}}]}}' ;;
+*) exit 0 ;;
+esac
+"""
+POINT = {
+    "asked": {"concurrency": 8},
+    "output_tokens_per_second": 240.0,
+    "deviation": 1.0,
+    "ttft_seconds": {"mean": 0.1},
+    "tpot_seconds": {"mean": 0.03},
+    "acceptance": 0.25,
+    "tokens_per_pass": 1.25,
+    "watts": 900.0,
+}
+TUNED = {
+    "best": {"values": {"a": 2}},
+    "tried": [{"values": {"a": 2}, "score": 9.0, "seconds": 60.0, "error": "", "point": {}}],
+}
+
+
+@pytest.fixture
+def measure(tmp_path):
+    """measure.py on a machine whose runbook, GPUs and vLLM are played."""
+    programs = {
+        "bin/nvidia-smi": "#!/bin/sh\nexit 0\n",
+        "stage/env/bin/runbook": STUB.format(folder=tmp_path),
+        "stage/env/bin/python": (
+            f"#!/bin/sh\ncase $1 in *against*) "
+            f'echo \'{{"streams": 8, "rounds": 4}}\'; exit ;; esac\nexec {sys.executable} "$@"\n'
+        ),
+    }
+    for name, text in programs.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    (tmp_path / "stage/env/.ready").touch()
+    (tmp_path / "bench.json").write_text(json.dumps({"points": [POINT]}))
+    (tmp_path / "best.yaml").write_text("a: 2\n")
+    tuned = TUNED | {"profile_file": str(tmp_path / "best.yaml")}
+    (tmp_path / "tune.json").write_text(json.dumps(tuned))
+    for size in ("full", "six"):
+        (tmp_path / f"memory/runbook-{size}").mkdir(parents=True)
+    env = os.environ | {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "RUNBOOK_GPU_STAGE": str(tmp_path / "stage"),
+        "RUNBOOK_GPU_MEMORY": str(tmp_path / "memory"),
+    }
+
+    def run(size):
+        (tmp_path / "asked").write_text("")
+        argv = [sys.executable, HERE / "measure.py", size, "--parts", tmp_path, "--streams", "8"]
+        argv += ["--out", tmp_path / "out", "--no-caches"]
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        asked = (tmp_path / "asked").read_text().splitlines()
+        return json.loads((tmp_path / "out/measured.json").read_text()), asked
+
+    return run
+
+
+def test_each_way_is_measured_once(measure):
+    found, asked = measure("full")
+    assert list(found) == ["mtp", "without a draft", "NCCL by itself"]
+    assert found["mtp"]["against"] == [{"streams": 8, "rounds": 4}]
+    assert found["mtp"]["bench"][0]["passes_per_second_and_stream"] == 240 / 8 / 1.25
+    starts = [line for line in asked if line.startswith("run ")]
+    assert ["draft_tokens=0" in line for line in starts] == [False, True, False]
+    assert ["nccl_settings=false" in line for line in starts] == [False, False, True]
+    again, asked = measure("full")
+    assert again == found
+    assert {line.split()[0] for line in asked} == {"status"}
+
+
+def test_tune_goes_on_after_it_was_killed(measure):
+    found, asked = measure("six")
+    assert found["tune"]["killed"] == {"exit_code": -9, "candidates_begun": 2}
+    assert (found["tune"]["best"], found["tune"]["profile"]) == ({"a": 2}, "a: 2\n")
+    assert [line.split()[0] for line in asked if line.startswith("tune")] == ["tune", "tune"]
 
 
 def test_every_staged_package_has_one_locked_version():

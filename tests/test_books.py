@@ -15,7 +15,7 @@ from runbook.document.registry import load_step
 from runbook.steps.checkpoint.targets import Target
 from runbook.steps.common import facts
 from runbook.steps.common.flags.command import arguments, effective
-from runbook.steps.serve import rules
+from runbook.steps.serve import expected, rules
 from runbook.steps.serve.command import spec
 from tests.conftest import Cli
 
@@ -80,6 +80,7 @@ OUTPUTS = {
         "endpoint": "http://127.0.0.1:8000/v1",
         "model": "m",
         "profile": None,
+        "reference": {"tokens_per_second": 85.5, "ttft_seconds": 0.155, "source": "a card"},
         "log": "/w/serve/server.log",
         "process": PROCESS,
         "supervisor": "session",
@@ -89,6 +90,10 @@ OUTPUTS = {
         "api_key_file": None,
     },
 }
+
+MAX_Q = "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition"
+ONE_STREAM = {"long-context": 85.5, "latency": 111}
+"""Tokens/s by the model card; of the other profiles it has those of several streams."""
 
 # Flags by profile as they were measured on two Max-Q cards:
 # context, sequences, share of memory.
@@ -187,6 +192,10 @@ def test_flagship(tmp_path, profile):
         "experts_alike",
     }
     assert set(PROFILES) == set(steps["serve"].profiles)
+    assert steps["smoke"].speed["reference"] == OUTPUTS["serve"]["reference"]
+    cards = [{"name": MAX_Q, "power_limit": 300.0, "memory": 1, "uuid": "a", "index": 0}] * 2
+    reached = expected(serve, {"gpus": cards})
+    assert (reached and reached["tokens_per_second"]) == ONE_STREAM.get(profile)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,11 @@ def visible(gpus: Iterable[Fact], named: Collection[str] | None) -> list[Fact]:
     ]
 
 
+def taken(gpus: Iterable[Fact], ranks: int) -> list[Fact]:
+    """The largest, one for each rank."""
+    return sorted(gpus, key=lambda gpu: -gpu["memory"])[:ranks]
+
+
 def _asked(question: Callable[[Any], Fact]) -> Fact:
     """The answer to a question, or {error}: why there is none within the deadline."""
     reading, writing = os.pipe()

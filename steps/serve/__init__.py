@@ -10,7 +10,8 @@ from typing import Any
 from runbook.protocol import Check, Context, Json, Model, PreconditionNotMet, Reason, Work
 from runbook.remedy import Remedy
 from runbook.steps.common import endpoint, remote_code
-from runbook.steps.common.flags.command import effective
+from runbook.steps.common.flags.command import effective, overlay
+from runbook.steps.common.flags.reference import reference
 from runbook.steps.common.service import Service
 from runbook.steps.serve import key
 from runbook.steps.serve.command import differences, spec
@@ -47,6 +48,7 @@ class Serve:
                 "model": inputs.served_model_name,
                 "profile": inputs.profile,
                 "profile_reason": getattr(inputs, "profile_reason", None) or None,
+                "reference": expected(inputs, ctx.facts),
                 "log": str(running.log),
                 "api_key_file": None if file is None else str(file),
                 "process": running.process.dump(),
@@ -90,6 +92,18 @@ class Serve:
         if running is not None:
             stop(ctx, running, ctx.inputs.stop_grace)
         shutil.rmtree(here, ignore_errors=True)
+
+
+def expected(inputs: SimpleNamespace, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the profile reached elsewhere on cards like those of this server."""
+    from runbook.steps.common import nvml
+
+    named = overlay(inputs.env).get("CUDA_VISIBLE_DEVICES")
+    gpus = nvml.visible(facts.get("gpus", ()), named.split(",") if named else None)
+    return reference(
+        getattr(inputs, "figures", None) or (),
+        nvml.taken(gpus, inputs.tensor_parallel_size or 1),
+    )
 
 
 def folder(workspace: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from runbook.steps.common.flags.models import SHA256, Served
-from runbook.steps.common.models import Process, Strict
+from runbook.steps.common.models import Process, Reference, Strict
 
 
 class WarmUp(Strict):
@@ -177,6 +177,9 @@ class Outputs(Strict):
     model: str = Field(description="The name that clients ask for.")
     profile: str | None = Field(description="The profile it is served with.")
     profile_reason: str | None = Field(None, description="Why that one, if it was chosen.")
+    reference: Reference | None = Field(
+        None, description="What one stream of this profile reached elsewhere on such cards."
+    )
     log: str = Field(description="Path of the server's log.")
     process: Process = Field(description="The server's process.")
     supervisor: str = Field(description="What keeps it: `session` or `systemd-user`.")

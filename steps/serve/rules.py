@@ -246,7 +246,7 @@ def _gpu(facts: Mapping[str, Any], ranks: int, visible: Collection[str] | None) 
     gpus = nvml.visible(facts.get("gpus", ()), visible)
     if not gpus:
         return Known({"count": 0})
-    taken = sorted(gpus, key=lambda gpu: -gpu["memory"])[:ranks]
+    taken = nvml.taken(gpus, ranks)
     least = taken[-1]
     own = {gpu["index"] for gpu in taken}
     links = [link for link in facts.get("gpu_links", ()) if own >= {link["a"], link["b"]}]

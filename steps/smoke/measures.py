@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from types import SimpleNamespace
+from typing import Any
 
 from runbook.steps.common.metrics import Speculation
 from runbook.steps.smoke.client import Client
@@ -79,19 +80,36 @@ def speed(client: Client, inputs: SimpleNamespace, found: Findings) -> None:
         "decode_tokens_per_second": None if rate is None else round(rate, 2),
     }
     found.note(f"{rate or 0:.1f} tokens/s, first after {ttft:.3f} s, of {len(timings)}")
-    least = case["min_decode_tokens_per_second"]
+    least, longest, because = _limits(case)
     if least is not None and (rate is None or rate < least):
         found.fail(
             "decode_slow",
             "speed",
-            f"decodes {rate or 0:.1f} tokens/s, expected {least:g} or more",
+            f"decodes {rate or 0:.1f} tokens/s, expected {least:g} or more{because}",
             "look for another load on the GPUs (`nvidia-smi`), a power cap, or eager mode",
         )
-    longest = case["max_ttft_seconds"]
     if longest is not None and ttft > longest:
         found.fail(
             "first_token_slow",
             "speed",
-            f"the first token takes {ttft:.2f} s, expected {longest:g} s or less",
+            f"the first token takes {ttft:.2f} s, expected {longest:g} s or less{because}",
             "look for another load, or other NCCL settings in the serve step's `env`",
         )
+
+
+def _limits(case: dict[str, Any]) -> tuple[float | None, float | None, str]:
+    """The least rate, the longest time to the first token, and what they are held against: what is
+    given for itself, and the reference of such cards."""
+    rates, times = [case["min_decode_tokens_per_second"]], [case["max_ttft_seconds"]]
+    because = ""
+    if (known := case["reference"]) is not None:
+        if (rate := known["tokens_per_second"]) is not None:
+            rates.append(round(rate * case["least_share"], 2))
+        if (first := known["ttft_seconds"]) is not None:
+            times.append(round(first * case["most_times"], 3))
+        reached = [f"{rate:g} tokens/s"] if rate is not None else []
+        reached += [f"{first:g} s"] if first is not None else []
+        because = f" ({' and '.join(reached)} on such cards by {known['source']})"
+    given = [value for value in rates if value is not None]
+    allowed = [value for value in times if value is not None]
+    return max(given, default=None), min(allowed, default=None), because

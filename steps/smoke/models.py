@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from runbook.steps.common.models import Process, Strict
+from runbook.steps.common.models import Process, Reference, Strict
 from runbook.steps.smoke.schema import unknown_keywords
 
 
@@ -147,6 +147,18 @@ class Speed(Prompt):
     )
     max_ttft_seconds: float | None = Field(
         None, gt=0, description="The longest time to the first token; null does not judge."
+    )
+    reference: Reference | None = Field(
+        None, description="What one stream reached elsewhere on such cards (of the serve step)."
+    )
+    least_share: float = Field(
+        0.8, gt=0, le=1, description="The least share of the reference's rate."
+    )
+    most_times: float = Field(
+        3.0,
+        ge=1,
+        description="How many times the reference's time to the first token at most: "
+        "that depends on the prompt, too.",
     )
 
 

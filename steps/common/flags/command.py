@@ -68,7 +68,9 @@ def effective(inputs: SimpleNamespace) -> SimpleNamespace:
     if (file := values.get("profile_file")) is not None:
         from runbook.steps.common.flags import profile_file
 
-        profiles.lay(values, profile_file.flags(file))
+        told = profile_file.read(file)
+        profiles.lay(values, profile_file.flags_of(told))
+        values["figures"] = told.get("figures") or values.get("figures")
     return SimpleNamespace(**values)
 
 

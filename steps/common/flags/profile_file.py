@@ -29,9 +29,14 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def flags(path: str | Path) -> dict[str, Any]:
-    """The flags alone."""
+    """The flags alone. Raises PreconditionNotMet."""
+    return flags_of(read(path))
+
+
+def flags_of(given: dict[str, Any]) -> dict[str, Any]:
+    """The flags alone, of what a file gives."""
     about = ("figures", "choices", "evidence")
-    return {name: value for name, value in read(path).items() if name not in about}
+    return {name: value for name, value in given.items() if name not in about}
 
 
 def _bad(path: str | Path, cause: str) -> PreconditionNotMet:

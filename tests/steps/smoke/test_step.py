@@ -34,6 +34,9 @@ def failures(server, **changes):
     return [reason.code for reason in failure.reasons]
 
 
+REACHED = {"tokens_per_second": 10**6, "ttft_seconds": None, "source": "a card"}
+
+
 class TestGood:
     def test_all_is_asked_and_check_holds_then(self, server):
         server.start()
@@ -101,6 +104,11 @@ class TestGood:
     def test_any_answer_will_do_where_none_is_expected(self, server):
         server.start()
         STEP.apply(server.context(echo={"prompt": "ping"}))
+
+    def test_what_such_cards_reached_need_not_be_reached_whole(self, server):
+        server.start()
+        speed = {"prompt": "p", "reference": REACHED, "least_share": 1e-6}
+        STEP.apply(server.context(speed=speed))
 
     def test_speed_counts_tokens_not_events(self, server):
         """The recorded stream has 31 tokens in fewer events, as two come at once when a draft is
@@ -191,6 +199,17 @@ class TestBad:
                 ["decode_slow"],
             ),
             ({}, {"speed": {"prompt": "p", "max_ttft_seconds": 1e-6}}, ["first_token_slow"]),
+            ({}, {"speed": {"prompt": "p", "reference": REACHED}}, ["decode_slow"]),
+            (
+                {},
+                {
+                    "speed": {
+                        "prompt": "p",
+                        "reference": {**REACHED, "tokens_per_second": None, "ttft_seconds": 1e-7},
+                    }
+                },
+                ["first_token_slow"],
+            ),
             (
                 {"stream_without_usage": True},
                 {},

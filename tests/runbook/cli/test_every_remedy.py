@@ -27,6 +27,10 @@ ACTING = {"--approve", "--jobs"}
 """Options of `run` that `plan` does not take; each has a value."""
 
 
+SHARES = 8
+"""Tests among which the commands that are carried out are divided: they take a minute."""
+
+
 def literal(node: ast.expr) -> str | None:
     """The text of an expression, as far as it is in the code; what is computed stands as `1`."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -100,9 +104,10 @@ def test_the_program_takes_every_command(book, tmp_path, monkeypatch):
         parse(command)
 
 
-def test_every_command_can_be_carried_out(tmp_path):
+@pytest.mark.parametrize("share", range(SHARES))
+def test_every_command_can_be_carried_out(tmp_path, share):
     cli = Cli(tmp_path)
-    for command in printed("rehearsal", tmp_path / "workspace"):
+    for command in printed("rehearsal", tmp_path / "workspace")[share::SHARES]:
         _, verb, *arguments = shlex.split(command)
         done = cli.run(*dry(verb, arguments), "--json", code=None)
         answer = json.loads(done.stdout.splitlines()[-1])

@@ -79,7 +79,7 @@ def test_a_server_that_became_slower_is_told(served):
     before = measured(served)
     again = measured(served, "--against", before["result"], "--tolerance", "30")
     assert {one["outcome"] for one in again["compared"]} == {"same"}
-    served.behave(first=0.02, gap=0.03)
+    served.behave(first=0.02, gap=0.02)
     answer = measured(served, "--against", Path(before["result"]).name, code=3)
     assert answer["error"]["code"] == "regression"
     outcomes = {one["figure"]: one["outcome"] for one in answer["compared"]}

@@ -105,8 +105,7 @@ def _nothing_to_probe(ctx: Context) -> str | None:
 
 def _gpus(ctx: Context) -> list[dict[str, Any]]:
     """Those that the server will see."""
-    named = _environment(ctx.inputs).get("CUDA_VISIBLE_DEVICES")
-    return nvml.visible(ctx.facts["gpus"], named.split(",") if named else None)
+    return nvml.visible(ctx.facts["gpus"], nvml.devices(_environment(ctx.inputs)))
 
 
 def _links(ctx: Context) -> list[dict[str, Any]]:

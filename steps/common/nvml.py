@@ -9,7 +9,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 Fact: TypeAlias = dict[str, Any]
@@ -37,6 +37,12 @@ def survey() -> Fact:
 def load() -> list[Fact]:
     """What runs on each GPU, as `facts.gpu_load` describes it."""
     return list(_asked(_load).get("load", []))
+
+
+def devices(env: Mapping[str, str]) -> list[str] | None:
+    """What CUDA_VISIBLE_DEVICES of an environment names; None if it hides nothing."""
+    named = env.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else None
 
 
 def visible(gpus: Iterable[Fact], named: Collection[str] | None) -> list[Fact]:

@@ -107,8 +107,8 @@ def _hindrance(ctx: Context) -> str | None:
         return "there is no GPU, so there are no kernels to compile"
     if jit.served(ctx, ctx.inputs.build):
         return "a server of this build has served here: its kernels are kept"
-    named = overlay(effective(ctx.inputs).env).get("CUDA_VISIBLE_DEVICES")
-    ours = {gpu["index"] for gpu in nvml.visible(gpus, named.split(",") if named else None)}
+    named = nvml.devices(overlay(effective(ctx.inputs).env))
+    ours = {gpu["index"] for gpu in nvml.visible(gpus, named)}
     for load in facts.gpu_load():
         if load["index"] in ours and load["used"] > ctx.inputs.gpu_used_mib * MIB:
             used = size(load["used"])

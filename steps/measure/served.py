@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 from runbook.process import Identity
 from runbook.protocol import StepFailure
 from runbook.remedy import Remedy
-from runbook.steps.common import http, serving
+from runbook.steps.common import http, nvml, serving
 from runbook.steps.common.service import Service
 
 
@@ -42,8 +42,7 @@ class Served:
     @property
     def devices(self) -> list[str] | None:
         """Its GPUs by number or UUID; None if it sees all there are."""
-        named = self.about["env"].get("CUDA_VISIBLE_DEVICES")
-        return named.split(",") if named else None
+        return nvml.devices(self.about["env"])
 
     def headers(self) -> dict[str, str]:
         return {} if self.key is None else {"Authorization": f"Bearer {self.key}"}

@@ -98,8 +98,7 @@ def expected(inputs: SimpleNamespace, facts: Mapping[str, Any]) -> dict[str, Any
     """What the profile reached elsewhere on cards like those of this server."""
     from runbook.steps.common import nvml
 
-    named = overlay(inputs.env).get("CUDA_VISIBLE_DEVICES")
-    gpus = nvml.visible(facts.get("gpus", ()), named.split(",") if named else None)
+    gpus = nvml.visible(facts.get("gpus", ()), nvml.devices(overlay(inputs.env)))
     return reference(
         getattr(inputs, "figures", None) or (),
         nvml.taken(gpus, inputs.tensor_parallel_size or 1),

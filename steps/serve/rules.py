@@ -136,7 +136,6 @@ def world(given: Mapping[str, Any], unknown: Collection[str], facts: Mapping[str
     tp, pp, dp = (
         flags.get(f"{kind}_parallel_size") or 1 for kind in ("tensor", "pipeline", "data")
     )
-    devices = env.get("CUDA_VISIBLE_DEVICES")
     found: World = {
         "flags": flags,
         "env": Known(env, ("*",) if "env" in tops else ()),
@@ -146,7 +145,7 @@ def world(given: Mapping[str, Any], unknown: Collection[str], facts: Mapping[str
         "tp": tp,
         "ranks": tp * pp * dp,
         "hosts": flags.get("nnodes") or 1,
-        "gpu": _gpu(facts, tp * pp * dp, devices.split(",") if devices else None),
+        "gpu": _gpu(facts, tp * pp * dp, nvml.devices(env)),
         "memlock": _memlock(),
     }
     if facts.get("cpu"):

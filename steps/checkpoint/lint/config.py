@@ -105,7 +105,7 @@ def modules(layout: Layout) -> Iterator[tuple[str, Sequence[Linear]]]:
         fused, leaves = layout.fused.get(linear.role, ("", ()))
         if leaf in leaves:
             leaf = fused
-        elif linear.role == "shared" and leaf == "w2":
+        elif leaf == "w2":  # of shared experts
             leaf = "down_proj"
         joined[f"{prefix}.{leaf}"].append(linear)
     yield from joined.items()

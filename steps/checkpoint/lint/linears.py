@@ -78,7 +78,7 @@ def _packed(about: Subject, linear: Linear, found: Found) -> None:
     assert words is not None
     if words.dtype != "I32":
         found["packed_dtype"].append(words.name)
-    if words.shape != (out, columns // WORD):
+    if words.shape != (out, columns // WORD) or columns % WORD:
         found["packed_shape"].append(words.name)
     scale = about.tensor(linear.base + ".weight_scale")
     if scale is None:

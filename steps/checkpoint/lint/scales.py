@@ -18,6 +18,7 @@ from runbook.steps.checkpoint.lint.subject import (
     GLOBAL_SCALES,
     INPUT_SCALES,
     QUANTISED,
+    SCALES,
     Fault,
     Stored,
     Subject,
@@ -63,8 +64,6 @@ class _Scale:
     tensor: Tensor
     stored: Stored
     mtp: bool
-    block: bool
-    """Whether it scales blocks of a weight; else it is one number."""
 
 
 def check(about: Subject, layout: Layout, sample: Sample) -> Iterator[Fault]:
@@ -95,13 +94,10 @@ def _scales(about: Subject, linear: Linear) -> Iterator[_Scale]:
     stored = about.stored(linear)
     if stored not in QUANTISED:
         return
-    for tensor, block in (
-        (about.scale(linear), True),
-        (about.first(linear, GLOBAL_SCALES), False),
-        (about.first(linear, INPUT_SCALES), False),
-    ):
+    for suffixes in (SCALES, GLOBAL_SCALES, INPUT_SCALES):
+        tensor = about.first(linear, suffixes)
         if tensor is not None and (tensor.dtype in _WORDS or tensor.dtype in _EXPONENTS):
-            yield _Scale(tensor, stored, linear.mtp, block)
+            yield _Scale(tensor, stored, linear.mtp)
 
 
 def _chosen(scales: list[_Scale], total: int) -> Iterator[tuple[_Scale, int, int]]:

@@ -91,8 +91,7 @@ def _missing_in_layers(layout: Layout, missing: list[str], have: set[str]) -> It
 
 
 def _kind(layout: Layout, name: str) -> str:
-    prefix = layout.layer(name)
-    return _EXPERT.sub(".experts.*.", name[len(prefix) :]) if prefix else name
+    return _EXPERT.sub(".experts.*.", name[len(layout.layer(name)) :])
 
 
 def _unknown(layout: Layout, names: dict[str, str]) -> Iterator[str]:

@@ -1,16 +1,16 @@
-"""Faults that concern formats, drafts and files, each planted into a tiny checkpoint that is sound
+"""Faults that concern formats and drafts, each planted into a tiny checkpoint that is sound
 without it."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
 from runbook.steps.checkpoint.targets import Target
 from tests.steps.checkpoint.drafts import RANK, dspark, grouped_nvfp4, target_nvfp4
+from tests.steps.checkpoint.file_cases import FILES, config
 from tests.steps.mtp import tiny
 from tests.steps.mtp.defects import CPU, V22, Defect, group, quant
 from tests.steps.mtp.tiny import HIDDEN, VOCAB, Tiny
@@ -21,10 +21,6 @@ D = "mtp.1.ffn.experts.3.w2"
 LAST = "mtp.2."
 
 
-def config(**values: object):
-    return lambda t: t.config.update(values)
-
-
 def stored(name: str, value: np.ndarray):
     return lambda t: t.tensors.update({name: value})
 
@@ -33,31 +29,28 @@ def dropped(prefix: str):
     return lambda t: t.pop(*[n for n in t.tensors if n.startswith(prefix)])
 
 
-def in_place_of_safetensors(name: str):
-    def damage(folder: Path) -> None:
-        for path in (*folder.glob("*.safetensors"), folder / "model.safetensors.index.json"):
-            path.unlink()
-        (folder / name).write_bytes(b"GGUF" + b"\0" * 20)
+def unquantised(prefix: str):
+    """Stores the experts below a prefix in 16 bits, whatever they were."""
 
-    return damage
+    def plant(t: Tiny) -> None:
+        for base in sorted({n.rpartition(".")[0] for n in t.tensors if n.startswith(prefix)}):
+            dropped(f"{base}.")(t)
+            shape = (HIDDEN, tiny.INTER) if base.endswith("w2") else (tiny.INTER, HIDDEN)
+            t.tensors[f"{base}.weight"] = np.zeros(shape, tiny.BF16)
 
-
-def cut_short(folder: Path) -> None:
-    """The shard ends within the tensor weight_shape, which is read."""
-    from runbook.steps.checkpoint.checkpoint import open_folder
-
-    found = open_folder(folder)
-    shape = next(t for n, t in found.tensors.items() if n.endswith("weight_shape"))
-    with (folder / shape.shard).open("r+b") as file:
-        file.truncate(shape.begin + 3)
+    return plant
 
 
-def listing(**values: object):
-    def damage(folder: Path) -> None:
-        path = folder / "model.safetensors.index.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+def fp8(base: str, rows: int, columns: int):
+    """Stores a weight in FP8, whatever it was."""
 
-    return damage
+    def plant(t: Tiny) -> None:
+        dropped(f"{base}.")(t)
+        t.tensors[f"{base}.weight"] = np.zeros((rows, columns), tiny.E4M3)
+        scales = (-(-rows // 128), -(-columns // 128))
+        t.tensors[f"{base}.weight_scale"] = np.full(scales, 0.01, "f4")
+
+    return plant
 
 
 DSPARK: dict[str, Defect] = {
@@ -211,6 +204,29 @@ FORMATS: dict[str, Defect] = {
             }
         ),
     ),
+    "a draft in FP4, experts said to be FP8": Defect(
+        "expert_format", target_nvfp4, config(expert_dtype="fp8")
+    ),
+    "INT4 and an algorithm of ModelOpt": Defect(
+        "quant_method",
+        plant=lambda t: quant(t).update(quant_method="fp8", moe_quant_algo="NVFP4"),
+    ),
+    "one layer's experts in INT4 and FP8": Defect("quant_torn", plant=fp8(E, 128, 256)),
+    "experts ignored": Defect(
+        "quant_unmatched", plant=lambda t: quant(t)["ignore"].append("re:.*ffn.experts.*")
+    ),
+    "experts that are not quantised": Defect(
+        "quant_overmatched", plant=unquantised("layers.2.ffn.experts."), mended=True
+    ),
+    "attention in a group of whole numbers": Defect(
+        "quant_scheme", plant=lambda t: group(t, 0)["weights"].update(type="int")
+    ),
+    "MXFP4 without scale": Defect("scale_missing", dspark, lambda t: t.pop(f"{E}.scale")),
+    "a scale missing, and one of inputs": Defect(
+        "scale_missing",
+        target_nvfp4,
+        lambda t: t.pop(f"{E}.weight_scale", "layers.2.ffn.experts.0.w1.input_scale"),
+    ),
     "NVFP4 by groups, of INT4": Defect(
         "quant_scheme",
         grouped_nvfp4,
@@ -230,6 +246,22 @@ FORMATS: dict[str, Defect] = {
     "a float where integers are": Defect(
         "tensor_dtype",
         plant=stored("layers.0.ffn.gate.tid2eid", np.zeros((VOCAB, 2), "f4")),
+    ),
+    "another shape than the config says": Defect(
+        "tensor_shape",
+        plant=stored("mtp.0.e_proj.weight", np.zeros((HIDDEN, HIDDEN // 2), tiny.BF16)),
+    ),
+    "another shape, beside a missing tensor": Defect(
+        "tensor_shape",
+        plant=lambda t: (t.pop("embed.weight"), stored("norm.weight", np.zeros(1, "f4"))(t)),
+    ),
+    "a layer lacks an expert": Defect(
+        "tensor_missing", plant=dropped("layers.2.ffn.experts.3.w2.")
+    ),
+    "no expert has w3": Defect(
+        "tensor_kind_missing",
+        plant=lambda t: t.pop(*[n for n in t.tensors if n[0] == "l" and ".w3.weight_" in n]),
+        severity="warning",
     ),
     "a weight of integers": Defect(
         "weight_dtype",
@@ -271,52 +303,6 @@ SCALES: dict[str, Defect] = {
         stored(f"{E}.weight_scale", np.full((128, 16), 0x7F, "u1").view(tiny.E4M3)),
     ),
 }
-FILES: dict[str, Defect] = {
-    "GGUF": Defect("weights_foreign", damage=in_place_of_safetensors("model-Q4_K_M.gguf")),
-    "pickles": Defect("weights_foreign", damage=in_place_of_safetensors("pytorch_model.bin")),
-    "no weights": Defect("weights_absent", damage=in_place_of_safetensors("notes.txt")),
-    "a pipe": Defect(
-        "file_odd", damage=lambda f: os.mkfifo(f / "x.safetensors"), severity="warning"
-    ),
-    "a link to nowhere": Defect(
-        "file_odd", damage=lambda f: (f / "more.txt").symlink_to("gone"), severity="warning"
-    ),
-    "a link to itself": Defect(
-        "file_odd", damage=lambda f: (f / "loop").symlink_to("loop"), severity="warning"
-    ),
-    **{
-        f"a tokenizer's configuration that is {what}": Defect(
-            "tokenizer_invalid",
-            damage=lambda f, text=text: (f / "tokenizer_config.json").write_text(text),
-        )
-        for what, text in {
-            "cut short": '{"a": ',
-            "a list": "[]",
-            "nested without end": "[" * 100_000,
-            "empty": "",
-        }.items()
-    },
-    "code": Defect(
-        "custom_code",
-        damage=lambda f: (f / "modeling_x.py").write_text("import os\n"),
-        severity="warning",
-    ),
-    "a class of another repository": Defect(
-        "custom_code",
-        plant=config(auto_map={"AutoModel": "owner/name--modeling.Model"}),
-        severity="warning",
-    ),
-    "braces and control characters in a name": Defect(
-        "shard_length", damage=lambda f: _renamed_and_cut(f, "a{x}\x1b[2J.safetensors")
-    ),
-    "cut within weight_shape": Defect("shard_length", damage=cut_short),
-}
-
-
-def _renamed_and_cut(folder: Path, name: str) -> None:
-    path = folder / tiny.MTP_SHARD
-    path.write_bytes(path.read_bytes()[:-3])
-    path.rename(folder / name)
 
 
 def by_modelopt(excluded: list[str]):

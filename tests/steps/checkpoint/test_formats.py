@@ -55,6 +55,12 @@ def test_the_algorithm_of_the_experts_of_a_layer(config, expected):
     assert algorithm(Quantization(config), layout, EXPERTS) == expected
 
 
+@pytest.mark.parametrize(("before", "expected"), [(99, "MXFP4"), (100, "")])
+def test_of_patterns_the_first_hundred_are_read(before, expected):
+    config = listed(*(f"other.{i}.*" for i in range(before)), "layers.1.*")
+    assert algorithm(Quantization(config), Layout("deepseek_v4", layers=4), EXPERTS) == expected
+
+
 def test_the_algorithm_of_a_draft_by_the_number_that_vllm_gives_it():
     config = Quantization(listed("model.layers.5.ffn.experts"))
     assert algorithm(config, Layout("deepseek_v4", layers=4), "mtp.1.ffn.experts") == "MXFP4"

@@ -108,6 +108,11 @@ def test_needs_no_torch_and_no_numpy(tmp_path):
             f"architecture DeepseekV32ForCausalLM, deepseek_v32; {LATER_V3}",
         ),
         (
+            {"architectures": ["DeepseekV32ForCausalLM"], "model_type": "deepseek_v41"},
+            "x",
+            f"architecture DeepseekV32ForCausalLM, deepseek_v41; {LATER_V4}",
+        ),
+        (
             {"model_type": "gpt2"},
             "transformer.h.0.attn.c_attn.weight",
             "architecture gpt2; GPT-2-style tensors",

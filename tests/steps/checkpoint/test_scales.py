@@ -13,9 +13,9 @@ from runbook.steps.checkpoint.lint.scales import Sample, _Scale
 from tests.steps.mtp.defects import V33, clean
 
 
-def scale(name="s", nbytes=64, dtype="F32", stored="fp8", mtp=False, block=True) -> _Scale:
+def scale(name="s", nbytes=64, dtype="F32", stored="fp8", mtp=False) -> _Scale:
     tensor = Tensor(name, "f", dtype, (nbytes // 4,), 100, 100 + nbytes)
-    return _Scale(tensor, stored, mtp, block)
+    return _Scale(tensor, stored, mtp)
 
 
 def chosen(sizes, budget, most, monkeypatch, mtp=()):
@@ -47,6 +47,7 @@ def test_those_of_the_draft_come_first(monkeypatch):
 def test_what_is_read_of_a_scale_is_its_share_of_the_budget_and_from_another_place(monkeypatch):
     whole = chosen([1600] * 2, 3200, 99, monkeypatch)
     assert whole == [(0, 1600, 0), (1, 1600, 0)], "the budget is enough"
+    assert chosen([1, 3], 4, 99, monkeypatch) == [(0, 1, 0), (1, 3, 0)]
     part = chosen([1600] * 17, 17 * 400, 99, monkeypatch)
     assert {most for _, most, _ in part} == {400}
     # From the beginning to the end in sixteen steps, each at a whole word.
@@ -106,3 +107,24 @@ def test_what_cannot_be_read_is_passed_over(tmp_path):
     assert {f.severity for f in examine(about, V33, sample)} <= {"info", "warning"}
     assert sample.tensors == sample.of - 1 == len(asked) - 1 > 10
     assert sample.read == sample.bytes - asked[0]
+
+
+def test_what_is_chosen_is_read_and_no_more(tmp_path, monkeypatch):
+    about = subject(open_folder(clean().write(tmp_path / "c")))
+    monkeypatch.setattr(scales, "BUDGET", 1000)
+    real, choose, asked, parts = about.checkpoint.read, scales._chosen, [], []
+
+    def read(tensor, *part):
+        asked.extend([(tensor.name, *part)] if part else [])
+        return real(tensor, *part)
+
+    def chosen(*given):
+        found = list(choose(*given))
+        parts.extend((one.tensor.name, most, skip) for one, most, skip in found)
+        return found
+
+    about.checkpoint.read = read
+    monkeypatch.setattr(scales, "_chosen", chosen)
+    examine(about, V33)
+    assert asked == parts and {most for _, most, _ in parts} >= {64}
+    assert len({skip for *_, skip in parts}) > 5

@@ -111,9 +111,15 @@ def make(paths: list[Path]) -> None:
         made.parent.mkdir(parents=True, exist_ok=True)
         mutated = path in paths or Path(f"{made}.spans").exists()
         if mutated and config().should_mutate(path) and path.suffix == ".py":
-            result = create_mutants_for_file(path, made)
+            # Half of it, if this is interrupted, would be taken for all of it by the next run.
+            making = made.with_suffix(".making")
+            making.unlink(missing_ok=True)
+            if made.exists():
+                made.rename(making)
+            result = create_mutants_for_file(path, making)
             if result.error:
                 raise result.error
+            making.rename(made)
         else:
             shutil.copy2(path, made)
 

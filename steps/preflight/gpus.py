@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from runbook.protocol import Reason
+from runbook.remedy import Remedy
 from runbook.steps.common.nvml import visible
 from runbook.steps.preflight.machine import Machine
 from runbook.steps.preflight.measures import MIB, or_rehearse, version
@@ -101,21 +102,42 @@ def gpu_idle(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
     for load in machine.gpu_load:
         if load["index"] not in chosen:
             continue
-        pids = sorted(p["pid"] for p in load["processes"] if p["pid"] not in machine.own_pids)
-        if pids:
+        if pids := _strangers(machine, load):
             named = ", ".join(machine.owner(pid) for pid in pids)
+            end = f"end what runs there (`kill {' '.join(map(str, pids))}`)"
             yield Reason(
                 "gpu_busy",
                 f"GPU {load['index']} is used by process {named}",
-                f"end what runs there (`kill {' '.join(map(str, pids))}`)",
+                _instead(machine, want, end),
             )
         elif load["used"] > want.gpu_used_mib * MIB:
+            display = "move the display to another card, or lower gpu_memory_utilization to 0.95"
             yield Reason(
                 "gpu_memory_used",
                 f"{load['used'] // MIB:,} MiB of GPU {load['index']} are in use, allowed are "
                 f"{want.gpu_used_mib} MiB",
-                "move the display to another card, or lower gpu_memory_utilization to 0.95",
+                _instead(machine, want, display),
             )
+
+
+def _strangers(machine: Machine, load: dict[str, Any]) -> list[int]:
+    return sorted(p["pid"] for p in load["processes"] if p["pid"] not in machine.own_pids)
+
+
+def _instead(machine: Machine, want: SimpleNamespace, otherwise: str) -> Remedy | str:
+    """To take other GPUs of the kind, if enough of them are idle and the document lets one."""
+    anywhere = SimpleNamespace(**{**vars(want), "devices": []})
+    idle = {
+        load["index"]
+        for load in machine.gpu_load
+        if not _strangers(machine, load) and load["used"] <= want.gpu_used_mib * MIB
+    }
+    free = [gpu["index"] for gpu in suitable(machine, anywhere) if gpu["index"] in idle]
+    if len(free) < want.gpus:
+        return otherwise
+    devices = f"devices={','.join(map(str, free[: want.gpus]))}"
+    text = f"take idle ones, {{command}}, or {otherwise}"
+    return Remedy("run", ("--set", devices), text=text, otherwise=otherwise)
 
 
 def topology(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:

@@ -108,6 +108,8 @@ def test_case(case, tmp_path):
     assert (not errors) == case.get("ok", not case["codes"])
     if "says" in case:
         assert case["says"] in reasons[0].message
+    if "remedy" in case:
+        assert str(reasons[0].remedy) == case["remedy"]
     if "chosen" in case:
         assert (inputs.chosen, inputs.values) == tuple(case["chosen"])
     if "env" in case:

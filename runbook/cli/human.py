@@ -116,8 +116,12 @@ def unset(secrets: Sequence[str]) -> str:
 
 def heading(answer: Mapping[str, Any]) -> str:
     """The book, its workspace, and the inputs that differ from their defaults."""
-    given = (f"{name}={value}" for name, value in answer.get("inputs", {}).items())
-    return "  ".join([answer["book"], answer["workspace"], *given])
+    words = [answer["book"], answer["workspace"]]
+    if inputs := answer.get("inputs"):
+        from runbook.document.inputs import as_given
+
+        words += (f"{name}={as_given(value)}" for name, value in inputs.items())
+    return "  ".join(words)
 
 
 def _total(answer: Mapping[str, Any]) -> list[str]:

@@ -161,6 +161,19 @@ def as_choice(value: Json) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def as_given(value: Json) -> str:
+    """A value as `--set` takes it."""
+    if isinstance(value, list) and value and not any(_alone(item) for item in value):
+        return ",".join(map(str, value))
+    return as_choice(value)
+
+
+def _alone(item: Json) -> bool:
+    """Whether an item of a list can only be given in JSON."""
+    text = str(item)
+    return "," in text or text != text.strip() or text[:1] in ("", "[")
+
+
 def _integer(text: str) -> int:
     try:
         return int(text)

@@ -10,6 +10,7 @@ import pytest
 
 from runbook.document.compile import compile_book
 from runbook.document.errors import DocumentInvalid
+from runbook.document.inputs import as_given
 
 BOOK = """
 runbook: 1
@@ -44,6 +45,30 @@ def problems(book: Path, sets: Sequence[str], env: Mapping[str, str]) -> list[st
     with pytest.raises(DocumentInvalid) as caught:
         inputs(book, sets, env)
     return [str(p) for p in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("name", "a b", "a b"),
+        ("jobs", 7, "7"),
+        ("share", 0.25, "0.25"),
+        ("thinking", True, "true"),
+        ("build.flags", ["2", "3"], "2,3"),
+        ("build.flags", ["-O2 -g"], "-O2 -g"),
+        ("build.flags", [], "[]"),
+        ("build.flags", ["a,b", "c"], '["a,b", "c"]'),
+        ("build.flags", [" a"], '[" a"]'),
+        ("build.flags", [""], '[""]'),
+        ("build.flags", ["[x]"], '["[x]"]'),
+    ],
+)
+def test_a_value_is_shown_as_it_is_set(book: Path, name: str, value: Any, text: str) -> None:
+    assert as_given(value) == text
+    found = inputs(book, [f"{name}={text}"])
+    for part in name.split("."):
+        found = found[part]
+    assert found == value
 
 
 def test_defaults(book: Path) -> None:

@@ -110,8 +110,7 @@ def _gpus(ctx: Context) -> list[dict[str, Any]]:
 
 def _links(ctx: Context) -> list[dict[str, Any]]:
     """Those between them."""
-    own = {gpu["index"] for gpu in _gpus(ctx)}
-    return [link for link in ctx.facts["gpu_links"] if {link["a"], link["b"]} <= own]
+    return nvml.between(ctx.facts["gpu_links"], _gpus(ctx))
 
 
 def _identity(ctx: Context) -> dict[str, Any]:

@@ -60,6 +60,12 @@ def visible(gpus: Iterable[Fact], named: Collection[str] | None) -> list[Fact]:
     ]
 
 
+def between(links: Iterable[Fact], gpus: Iterable[Fact]) -> list[Fact]:
+    """The links of which both ends are among these GPUs."""
+    own = {gpu["index"] for gpu in gpus}
+    return [link for link in links if own >= {link["a"], link["b"]}]
+
+
 def taken(gpus: Iterable[Fact], ranks: int) -> list[Fact]:
     """The largest, one for each rank."""
     return sorted(gpus, key=lambda gpu: -gpu["memory"])[:ranks]

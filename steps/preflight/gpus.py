@@ -8,7 +8,7 @@ from typing import Any
 
 from runbook.protocol import Reason
 from runbook.remedy import Remedy
-from runbook.steps.common.nvml import visible
+from runbook.steps.common.nvml import between, visible
 from runbook.steps.preflight.machine import Machine
 from runbook.steps.preflight.measures import MIB, or_rehearse, version
 
@@ -189,5 +189,4 @@ def acs(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
 
 def chosen_links(machine: Machine, want: SimpleNamespace) -> list[dict[str, Any]]:
     """The links between the GPUs that will be used."""
-    chosen = {gpu["index"] for gpu in suitable(machine, want)[: want.gpus]}
-    return [link for link in machine.nvidia["links"] if {link["a"], link["b"]} <= chosen]
+    return between(machine.nvidia["links"], suitable(machine, want)[: want.gpus])

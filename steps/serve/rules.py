@@ -247,8 +247,7 @@ def _gpu(facts: Mapping[str, Any], ranks: int, visible: Collection[str] | None) 
         return Known({"count": 0})
     taken = nvml.taken(gpus, ranks)
     least = taken[-1]
-    own = {gpu["index"] for gpu in taken}
-    links = [link for link in facts.get("gpu_links", ()) if own >= {link["a"], link["b"]}]
+    links = nvml.between(facts.get("gpu_links", ()), taken)
     kinds = sorted({link["kind"] for link in links if link["kind"]})
     return Known(
         {

@@ -2,10 +2,10 @@
 
     python3 exercise.py {six,full,0731} --out FOLDER [--limit SECONDS]
 
-A run that finds all done; a rank stopped while the server starts anew,
-which must be found and named; the supervisor killed while the next start goes on, then `status`,
-`run` and, last, `destroy`, which must leave nothing on the GPUs. Each part is written to
-exercise.json as soon as it is known.
+A run that finds all done; a rank stopped while the server starts anew, which must be found and
+named; the supervisor killed while the next start goes on, then `status`, `run` and, last,
+`destroy`, which must leave nothing on the GPUs. Each part is written to exercise.json as soon as it
+is known.
 """
 
 from __future__ import annotations

@@ -47,25 +47,20 @@ def test_a_start_on_a_cpu():
     ]  # fmt: skip
 
 
-def test_a_first_start_of_the_v2_runner():
-    """Weights twice, graphs twice, kernels in between: nothing ends with the first capture."""
-    reader, progress = read((RECORDED / "one-h200-six-layers-served.log").read_text())
+@pytest.mark.parametrize(
+    ("name", "kv_cache_tokens"),
+    [("one-h200-six-layers-served", 18_446_956), ("0731-two-h200-first-start", 3_217_581)],
+)
+def test_a_first_start_of_the_v2_runner(name, kv_cache_tokens):
+    """Weights twice, graphs twice, kernels in between: nothing ends with the first capture, nor
+    with that of the model, after which come those of a DSpark draft."""
+    reader, progress = read((RECORDED / f"{name}.log").read_text())
     assert phases(progress) == [
         "load", "prepare", "load_draft", "profile", "trial_capture", "profile", "kv_cache",
         "jit_warmup", "capture", "engine", "server", "first_request",
     ]  # fmt: skip
-    assert reader.kv_cache_tokens == 18_446_956
+    assert reader.kv_cache_tokens == kv_cache_tokens
     assert reader.draft_shares is None, "its runner shares without a word"
-
-
-def test_a_first_start_with_a_dspark_draft():
-    """Its graphs are captured in parts of their own, after those of the model, both times."""
-    reader, progress = read((RECORDED / "0731-two-h200-first-start.log").read_text())
-    assert phases(progress) == [
-        "load", "prepare", "load_draft", "profile", "trial_capture", "profile", "kv_cache",
-        "jit_warmup", "capture", "engine", "server", "first_request",
-    ]  # fmt: skip
-    assert reader.kv_cache_tokens == 3_217_581
 
 
 def test_kernels_that_warm_up_on_two_gpus():

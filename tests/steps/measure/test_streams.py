@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,8 +20,8 @@ END = b"data: [DONE]\n\n"
 
 
 class Server(ThreadingHTTPServer):
-    """Each stream: an event at once, one after GAP, the usage after GAP, the end after GAP. `most`
-    is the most streams that were under way at once."""
+    """Each stream: two events, the usage, the end; `pause` is called before each but the first.
+    `gather` is called as a stream begins; `most` is the most that were under way at once."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -28,6 +31,8 @@ class Server(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.running = self.most = 0
         self.lines = set()
+        self.gather = lambda: None
+        self.pause = lambda: None
 
     @property
     def endpoint(self):
@@ -50,8 +55,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        self.server.gather()
         for number, data in enumerate((EVENT, EVENT, USAGE, END)):
-            time.sleep(GAP if number else 0)
+            if number:
+                self.server.pause()
             self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
         with self.server.lock:
             self.server.running -= 1
@@ -68,7 +75,9 @@ def server():
 
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_so_many_are_under_way_until_the_last_has_ended(server, count):
-    """A request takes three gaps, to its end; of its events only those with text count."""
+    """A request takes three pauses, to its end; of its events only those with text count."""
+    server.gather = threading.Barrier(count, timeout=60).wait
+    server.pause = partial(time.sleep, GAP)
     done, took = streams.run(server.endpoint, [("/completions", b"{}")] * 2 * count, count, {})
     answers = [streams.read(stream) for stream in done]
     assert [answer.error for answer in answers] == [""] * 2 * count
@@ -76,7 +85,26 @@ def test_so_many_are_under_way_until_the_last_has_ended(server, count):
     assert server.most == count
     assert len(server.lines) == count, "a stream keeps its connection"
     assert took.seconds >= 6 * GAP
-    assert all(a.times[1] - a.times[0] >= GAP * 0.9 for a in answers)
+
+
+def test_an_event_is_stamped_as_it_comes(server, monkeypatch):
+    """Not when the next comes, nor at the end: the server waits until it has been stamped."""
+    ticks, stamped = itertools.count(), threading.Semaphore(0)
+
+    def clock():
+        stamped.release()
+        return float(next(ticks))
+
+    def pause():
+        assert stamped.acquire(timeout=60)
+
+    clocks = SimpleNamespace(perf_counter=clock, process_time=time.process_time)
+    monkeypatch.setattr(streams, "time", clocks)
+    server.gather = lambda: (pause(), pause())  # of the begin, and of the sending
+    server.pause = pause
+    (stream,), took = streams.run(server.endpoint, [("/completions", b"{}")], 1, {})
+    assert streams.read(stream).times == [1, 2]
+    assert took.seconds == 6
 
 
 def test_the_processor_time_is_that_of_the_time_measured(server, monkeypatch):

@@ -56,8 +56,8 @@ def _dspark(about: Subject, layout: Layout) -> Iterator[Fault]:
         )
     yield from _layer_ids(config[dspark.LAYER_IDS], layout.layers)
     noise = config.get(dspark.NOISE)
-    words = config.get("vocab_size")
-    if type(noise) is not int or type(words) is not int or not 0 <= noise < words:
+    words = config["vocab_size"]
+    if type(noise) is not int or not 0 <= noise < words:
         yield Fault("dspark_noise_id", f"{dspark.NOISE} is {noise!r:.40}, of {words} tokens")
     size = config.get(dspark.BLOCK)
     if type(size) is not int or size < 1:

@@ -147,17 +147,20 @@ def _list(ctx: Context, wanted: dict[str, Any], hub: Source) -> Listing:
     only the hub says what the bytes are."""
     deadline = time.monotonic() + ctx.inputs.patience
     failures = 0
+    trouble: Busy | None = None
     while True:
         failures += 1
         try:
             left = deadline - time.monotonic()
             return hub.list(wanted["repo"], wanted["revision"], wanted["files"], left)
         except Busy as busy:
-            wait, trouble = busy.wait, busy
-        pause = (_pause(failures) if wait is None else wait) + _pause(1) / 10
+            last = busy
+        if trouble is None or not last.cut:
+            trouble = last
+        pause = (_pause(failures) if last.wait is None else last.wait) + _pause(1) / 10
         if time.monotonic() + pause > deadline:
-            raise refusals.unlisted(wanted["repo"], trouble)
-        ctx.notice(f"{trouble}; next try in {pause:.1f} s")
+            raise refusals.unlisted(wanted["repo"], trouble, last)
+        ctx.notice(f"{last}; next try in {pause:.1f} s")
         time.sleep(pause)
 
 

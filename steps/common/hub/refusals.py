@@ -22,12 +22,21 @@ _INVALID_TOKEN = "Invalid credentials"
 
 class Busy(Exception):
     """The hub is throttling, failing or out of reach: try again, after `wait` seconds if given.
-    `limits`: it answers, and has been asked too often."""
+    `limits`: it answers, and has been asked too often. `cut`: the time that it was given is over,
+    be it ever so short."""
 
-    def __init__(self, message: str, wait: float | None = None, *, limits: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        wait: float | None = None,
+        *,
+        limits: bool = False,
+        cut: bool = False,
+    ) -> None:
         super().__init__(message)
         self.wait = wait
         self.limits = limits
+        self.cut = cut
 
 
 class Contradiction(StepFailure):
@@ -134,14 +143,16 @@ def of(
     )
 
 
-def unlisted(repo: str, busy: Busy) -> StepFailure:
-    """Why a hub that was asked again and again, as long as patience lasts, gives no listing."""
+def unlisted(repo: str, busy: Busy, last: Busy) -> StepFailure:
+    """Why a hub that was asked again and again, as long as patience lasts, gives no listing:
+    what it said before the end of patience cut it off, and what came last."""
+    cause = str(busy) if busy is last else f"{busy}; then: {last}"
     if busy.limits:
         later = f"in {duration(busy.wait)}" if busy.wait else "later"
         return StepFailure(
             f"the hub limits how often it is asked, and does not list {repo}",
             code="hub_rate_limited",
-            cause=str(busy),
+            cause=cause,
             remedy=Remedy(
                 "run", text=f"{{command}} {later}, or with HF_TOKEN set: its limit is higher"
             ),
@@ -150,7 +161,7 @@ def unlisted(repo: str, busy: Busy) -> StepFailure:
     return StepFailure(
         f"the hub does not list {repo}",
         code="hub_unreachable",
-        cause=str(busy),
+        cause=cause,
         remedy=Remedy("run", text="check the network and the endpoint, then {command}"),
         retryable=True,
     )

@@ -75,7 +75,7 @@ class Source:
             except untrusted.Malformed as error:
                 raise untrusted.bad_answer(self.endpoint, error) from error
 
-        return within(seconds, ask, Busy(f"{self.endpoint} does not end its answer"))
+        return within(seconds, ask, Busy(f"{self.endpoint} does not end its answer", cut=True))
 
     def list(self, repo: str, revision: str, files: Patterns, seconds: float = 600.0) -> Listing:
         """Resolve the revision and list the wanted files, within so many seconds. Raises Busy or
@@ -86,7 +86,7 @@ class Source:
         return within(
             seconds,
             lambda: self._list(repo, revision, files, seconds),
-            Busy(f"{self.endpoint}: its listing does not come to an end"),
+            Busy(f"{self.endpoint}: its listing does not come to an end", cut=True),
         )
 
     def _list(self, repo: str, revision: str, files: Patterns, seconds: float) -> Listing:
@@ -212,9 +212,9 @@ class Source:
             if size > PAGE_BYTES:
                 raise untrusted.Malformed("the answer", f"{size} bytes and more", "a page")
             if time.monotonic() > deadline:
-                raise Busy(f"{self.endpoint}: its listing does not come to an end")
+                raise Busy(f"{self.endpoint}: its listing does not come to an end", cut=True)
         if time.monotonic() > deadline:
-            raise Busy(f"{self.endpoint}: its listing does not come to an end")
+            raise Busy(f"{self.endpoint}: its listing does not come to an end", cut=True)
         return b"".join(parts)
 
 

@@ -12,6 +12,7 @@ import ssl
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,6 +22,7 @@ from runbook.protocol import PreconditionNotMet, StepFailure
 from runbook.steps.common.hub import acquire, part
 from runbook.steps.common.hub.inventory import Inventory
 from runbook.steps.common.hub.listing import Digest
+from runbook.steps.common.hub.refusals import Busy
 from runbook.steps.common.hub.source import sources
 from runbook.steps.common.hub.step import wanted as wanted_of
 from tests.steps.common.hub.hub import TUNING, Fault, TestHub, context, tree
@@ -223,6 +225,37 @@ def test_no_mirror_is_asked_for_a_listing(repository, run, folder):
     assert failure.value.code == "hub_unreachable"
     assert "refused" in failure.value.cause
     assert not mirror.faults.requests
+
+
+CUT = Busy("it does not come to an end", cut=True)
+SAID = [
+    ([Busy("refused"), Busy("HTTP 503")], "HTTP 503"),
+    ([Busy("refused"), CUT], "refused; then: it does not come to an end"),
+    ([CUT, Busy("refused")], "refused"),
+    ([CUT, CUT], "it does not come to an end"),
+]
+
+
+@pytest.mark.parametrize("troubles, cause", SAID)
+def test_what_the_end_of_patience_cuts_off_does_not_hide_what_was_said(
+    monkeypatch, troubles, cause
+):
+    """Each try takes ten seconds: the second is the last that there is patience for."""
+    now, coming = [0.0], list(troubles)
+
+    def pass_by(seconds):
+        now[0] += seconds
+
+    def answer(*_):
+        pass_by(10)
+        raise coming.pop(0)
+
+    monkeypatch.setattr(acquire, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=pass_by))
+    ctx = SimpleNamespace(inputs=SimpleNamespace(patience=20.5), notice=lambda message: None)
+    wanted = {"repo": "org/tiny", "revision": "main", "files": {}}
+    with pytest.raises(StepFailure) as failure:
+        acquire._list(ctx, wanted, SimpleNamespace(list=answer))
+    assert (failure.value.cause, coming) == (cause, [])
 
 
 def test_a_hub_that_limits_says_for_how_long(hub, run):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -21,6 +22,7 @@ from hypothesis import settings
 from runbook.cli import brief
 from runbook.cli.form import AGENTS
 from runbook.cli.verbs import verbs
+from runbook.steps.common.ports import in_use
 from tests.warm import Warm
 
 # A shell that starts the tests in the background has SIGINT ignored, which servers would inherit.
@@ -215,10 +217,20 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+def ports() -> Iterator[int]:
+    """Those of this worker, again and again: below the ones that the system gives to whoever asks
+    for any, and none of another worker's. So nobody takes one before a test's server does."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 10_000 + worker % 10 * 2_000
+    return itertools.cycle(range(first, first + 2_000, 4))
+
+
+PORTS = ports()
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """One that nobody listens on, and that is not given again for long."""
+    return next(port for port in PORTS if not in_use("127.0.0.1", port))
 
 
 @pytest.fixture

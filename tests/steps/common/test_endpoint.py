@@ -13,6 +13,7 @@ import pytest
 
 from runbook.steps.common import ports
 from runbook.steps.common.endpoint import health, url
+from tests.conftest import free_port
 
 
 @contextmanager
@@ -54,12 +55,6 @@ def test_health(reply, state):
         assert health("127.0.0.1", port, timeout=0.3) == state
         head = requests[0].decode().split("\r\n")
     assert head[:2] == ["GET /health HTTP/1.1", f"Host: 127.0.0.1:{port}"]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_nobody_listens():

@@ -17,6 +17,7 @@ import trustme
 
 from runbook.protocol import StepFailure
 from runbook.steps.common import http as client
+from tests.conftest import free_port
 from tests.steps.common.test_network import bare
 
 __all__ = ["bare"]
@@ -133,9 +134,7 @@ def test_netrc_takes_no_part(monkeypatch, tmp_path):
 
 
 def _closed() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from runbook.protocol import PreconditionNotMet
 from runbook.steps.common import ports
+from tests.conftest import free_port
 
 
 @pytest.fixture
@@ -40,9 +41,7 @@ def test_also_while_it_closes_other_descriptors(listening, monkeypatch):
 
 
 def test_a_free_port():
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port = bound.getsockname()[1]
+    port = free_port()
     assert ports.holder(port) is None
     assert not ports.in_use("127.0.0.1", port)
     ports.require_free("127.0.0.1", port, "serve")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import socket
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from runbook.steps.common import facts
 from runbook.steps.common.service import Service
 from runbook.steps.kernels import Kernels
 from runbook.steps.kernels.models import Inputs, Outputs
+from tests.conftest import free_port
 
 SERVE = Path(__file__).parents[1] / "serve"
 READY = (SERVE / "logs" / "ready.log").read_text()
@@ -34,9 +34,7 @@ def bench(tmp_path, monkeypatch, rehearsal):
     vllm.chmod(0o755)
     plan = tmp_path / "plan.json"
     source = rehearsal("v4")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     load = [{"index": 0, "used": 4 << 20, "processes": []}]
     monkeypatch.setattr(facts, "gpu_load", lambda: load)
     bench = SimpleNamespace(

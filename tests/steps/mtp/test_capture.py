@@ -23,6 +23,7 @@ from runbook.steps.checkpoint.headers import parse
 from runbook.steps.common import ports, service
 from runbook.steps.mtp.capture import Capture, asking
 from runbook.steps.mtp.capture.results import CaptureError, collect
+from tests.conftest import free_port
 from tests.steps.mtp import tiny
 from tests.steps.mtp.test_kinds import context
 
@@ -118,10 +119,12 @@ def capture(tmp_path: Path, mode: str = "", **values):
     lines += [json.dumps({"prompt": f"text {i}"}) for i in range(4, 7)]
     lines.append(json.dumps({"messages": [{"role": "user", "content": "text 7"}]}))
     prompts.write_text("\n".join(lines))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    given = {"vllm": str(program), "model": str(model), "prompts": str(prompts), "port": port}
+    given = {
+        "vllm": str(program),
+        "model": str(model),
+        "prompts": str(prompts),
+        "port": free_port(),
+    }
     given["checkpoint"] = str(tmp_path / "upstream")
     (tmp_path / "upstream").mkdir(exist_ok=True)
     (tmp_path / "upstream" / CONFIG).write_text("{}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from runbook.process import session_members
 from runbook.steps.common.service import Service
 from runbook.steps.serve import Serve
 from runbook.steps.serve.models import Inputs
+from tests.conftest import free_port
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 READY = (Path(__file__).parent / "logs" / "ready.log").read_text()
@@ -33,9 +33,7 @@ class Bench:
         self.model = folder / "model"
         self.model.mkdir()
         self.configure(num_nextn_predict_layers=1)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.progress: list[tuple] = []
         self.sessions: set[int] = set()
 

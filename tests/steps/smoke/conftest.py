@@ -15,6 +15,7 @@ import pytest
 from runbook.planning.context import console
 from runbook.process import Identity
 from runbook.steps.smoke.models import Inputs
+from tests.conftest import free_port
 
 STAND_IN = Path(__file__).parents[1] / "serve" / "stand_in.py"
 ANSWER = "The rehearsal model says pong: one two three four five six seven eight nine ten."
@@ -34,9 +35,7 @@ class Server:
     def start(self, **plan) -> None:
         self.stop()
         self.plan.write_text(json.dumps(plan))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         argv = ["serve", "model", "--served-model-name", "rehearsal"]
         argv += ["--host", "127.0.0.1", "--port", str(self.port)]
         self.process = subprocess.Popen(

@@ -268,6 +268,7 @@ def test_smoke_asks_all_there_is_and_as_many_at_once_as_the_profile_serves(tmp_p
         assert smoke.efforts["default"] == "high"
 
 
+@pytest.mark.harness
 def test_the_step_that_lints_accepts_the_release_in_full_size(tmp_path):
     """Headers alone, all of them: what the download of 167 GB will hold."""
     step = on(compiled(NAME, tmp_path))["lint"]

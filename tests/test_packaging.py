@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.harness
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"runbook": "runbook", "env": "runbook/env", "steps": "runbook/steps"}
 FOLDERS["templates"] = "runbook/templates"

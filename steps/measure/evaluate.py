@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from runbook.errors import USAGE, error_dict
 from runbook.files import write_json
 from runbook.protocol import PreconditionNotMet, StepFailure
+from runbook.steps.common.shipped import shipped
 from runbook.steps.measure import harness, scores, table
 from runbook.steps.measure.measuring import surroundings
 from runbook.steps.measure.served import Book, of_book
@@ -128,9 +129,7 @@ def words(body: dict[str, Any]) -> str:
 
 def known_tasks() -> dict[str, Any]:
     """The tasks that have a name, from tasks.yaml."""
-    import yaml
-
-    found: dict[str, Any] = yaml.safe_load((_tasks() / "tasks.yaml").read_text())
+    found: dict[str, Any] = shipped(_tasks() / "tasks.yaml")
     return found
 
 

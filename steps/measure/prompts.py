@@ -12,6 +12,7 @@ from typing import Any
 
 from runbook.errors import USAGE
 from runbook.protocol import PreconditionNotMet, StepFailure
+from runbook.steps.common.shipped import shipped
 from runbook.steps.measure.served import Served
 
 CLASSES = ("random", "prose", "code", "file")
@@ -159,10 +160,7 @@ def known_prompts() -> dict[str, Any]:
     """The classes that are shipped, by name."""
     from importlib.resources import files
 
-    import yaml
-
-    source = files("runbook.steps.measure") / "prompts.yaml"
-    found: dict[str, Any] = yaml.safe_load(source.read_text())
+    found: dict[str, Any] = shipped(files("runbook.steps.measure") / "prompts.yaml")
     return found
 
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from runbook.steps.common.shipped import shipped
 from runbook.steps.new.model import Model
 
 TOOLS = "tools"
@@ -51,10 +52,7 @@ class Family:
 
 @lru_cache(maxsize=1)
 def families() -> tuple[Family, ...]:
-    import yaml
-
-    entries = yaml.safe_load((Path(__file__).parent / "families.yaml").read_text())
-    return tuple(map(_family, entries))
+    return tuple(map(_family, shipped(Path(__file__).with_name("families.yaml"))))
 
 
 def _family(entry: dict[str, Any]) -> Family:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from runbook.protocol import Reason
+from runbook.steps.common.shipped import shipped
 from runbook.steps.preflight.gpus import suitable
 from runbook.steps.preflight.machine import Machine
 from runbook.steps.preflight.measures import version
@@ -81,10 +82,8 @@ def xid(machine: Machine, want: SimpleNamespace) -> Iterator[Reason]:
 def _known_xids() -> dict[int, dict[str, str]]:
     from importlib import resources
 
-    import yaml
-
-    text = (resources.files("runbook.steps.preflight") / "xids.yaml").read_text()
-    found: dict[int, dict[str, str]] = yaml.safe_load(text)
+    found: dict[int, dict[str, str]]
+    found = shipped(resources.files("runbook.steps.preflight") / "xids.yaml")
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from runbook.protocol import Reason
 from runbook.steps.common import nvml
 from runbook.steps.common.flags import profiles
+from runbook.steps.common.shipped import shipped
 
 World = dict[str, Any]
 
@@ -49,10 +50,8 @@ class Known(dict[str, Any]):
 def rules() -> tuple[Rule, ...]:
     from importlib import resources
 
-    import yaml
-
-    text = (resources.files("runbook.steps.serve") / "rules.yaml").read_text()
-    return tuple(Rule(**entry) for entry in yaml.safe_load(text))
+    entries = shipped(resources.files("runbook.steps.serve") / "rules.yaml")
+    return tuple(Rule(**entry) for entry in entries)
 
 
 @lru_cache(maxsize=1)

@@ -114,6 +114,7 @@ def test_0731_is_served_with_the_flags_of_its_book(tmp_path, profile, draft_toke
     assert serve.proof[0] in other.proof
 
 
+@pytest.mark.harness
 def test_the_synthetic_0731_is_stored_as_the_release_is(tmp_path):
     """Every name, dtype and shape of 167 GB, of which nothing is written: the same headers as those
     that the linter is tried on."""
@@ -124,6 +125,7 @@ def test_the_synthetic_0731_is_stored_as_the_release_is(tmp_path):
     assert {k: config[k] for k in full_size.CONFIG} == full_size.CONFIG
 
 
+@pytest.mark.harness
 def test_the_synthetic_0731_is_written_and_lints_at_small_size(tmp_path):
     """The same generator and fields, with narrow layers."""
     flagship.source(tmp_path / "source", "0731")

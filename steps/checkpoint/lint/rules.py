@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
-
-import yaml
+from typing import Final, Literal
 
 from runbook.steps.checkpoint.targets import Quirk, Target, targets
+from runbook.steps.common.shipped import shipped
 
 Severity = Literal["error", "warning", "info", "none"]
 
@@ -36,9 +35,8 @@ DOWNLOAD: Final = "download the file again"
 
 
 def _rules() -> dict[str, Rule]:
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    text = Path(__file__).with_name("rules.yaml").read_text(encoding="utf-8")
-    return {name: Rule(**values) for name, values in yaml.load(text, loader).items()}
+    entries = shipped(Path(__file__).with_name("rules.yaml"))
+    return {name: Rule(**values) for name, values in entries.items()}
 
 
 RULES: Final[Mapping[str, Rule]] = _rules()

@@ -23,6 +23,7 @@ from typing import Any
 from runbook.protocol import StepFailure
 from runbook.remedy import Remedy
 from runbook.steps.common.diagnoses.lines import without_passing
+from runbook.steps.common.shipped import shipped
 
 QUOTED = 400
 """Characters of a log's line that a failure quotes."""
@@ -93,14 +94,9 @@ class Finding:
 @cache
 def catalogue() -> tuple[Diagnosis, ...]:
     """All known failures, of each file those that are more specific before the others."""
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     folder = files("runbook.steps.common.diagnoses").joinpath("entries")
     found = sorted(folder.iterdir(), key=lambda file: file.name)
-    return tuple(
-        _diagnosis(entry) for file in found for entry in yaml.load(file.read_text(), Loader=loader)
-    )
+    return tuple(_diagnosis(entry) for file in found for entry in shipped(file))
 
 
 def _diagnosis(entry: dict[str, Any]) -> Diagnosis:

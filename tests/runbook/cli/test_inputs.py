@@ -121,6 +121,7 @@ def test_a_recorded_value_that_no_longer_fits_is_named_with_its_way_out(book):
     assert book.json("plan", "--unset", "word")["inputs"] == {}
 
 
+@pytest.mark.harness
 @pytest.mark.parametrize("way", sorted(damage.ALL))
 @pytest.mark.parametrize("record", [recorded.INPUTS, recorded.COPY])
 def test_inputs_hold_though_a_record_of_them_is_damaged(book, record, way):

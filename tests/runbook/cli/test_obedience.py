@@ -48,6 +48,7 @@ STATES = {
 CASES = [*((state, False) for state in STATES), ("failed", True), ("other question", True)]
 
 
+@pytest.mark.harness
 @pytest.mark.parametrize(("state", "named"), CASES)
 def test_every_command_that_is_printed_can_be_obeyed(tmp_path, state, named):
     home = tmp_path / "home"

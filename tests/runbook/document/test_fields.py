@@ -82,18 +82,15 @@ def test_models_on_the_way() -> None:
     assert "from" in keys_of(World) and "from_" not in keys_of(World)
 
 
-LITERAL_STEPS = [
-    (book.stem, step)
-    for book in sorted(BOOKS.glob("*.yaml"))
-    for step in compile_book(book.stem, [], None, {}, require_inputs=False)["steps"]
-    if not any(op in json.dumps(step["with"]) for op in ('"$ref"', '"$join"', '"$jinja"'))
-]
-
-
-@pytest.mark.parametrize(
-    ("book", "step"), LITERAL_STEPS, ids=[f"{b}-{s['id']}" for b, s in LITERAL_STEPS]
-)
-def test_shipped_steps_are_whole(book: str, step: dict[str, Any]) -> None:
-    """Validation adds nothing to what a compiled book gives a step."""
-    model = registry.load_step(step["uses"], step["folder"]).Inputs
-    assert model.model_validate(step["with"]).model_dump(mode="json") == step["with"]
+@pytest.mark.parametrize("book", sorted(path.stem for path in BOOKS.glob("*.yaml")))
+def test_shipped_steps_are_whole(book: str) -> None:
+    """Validation adds nothing to what a compiled book gives a step with nothing to render."""
+    found = 0
+    for step in compile_book(book, [], None, {}, require_inputs=False)["steps"]:
+        if any(op in json.dumps(step["with"]) for op in ('"$ref"', '"$join"', '"$jinja"')):
+            continue
+        found += 1
+        model = registry.load_step(step["uses"], step["folder"]).Inputs
+        whole = model.model_validate(step["with"]).model_dump(mode="json")
+        assert whole == step["with"], step["id"]
+    assert found

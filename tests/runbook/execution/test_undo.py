@@ -48,6 +48,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.harness
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_was_made_goes(cli, change):
     book(cli, MAKES, OTHER)

@@ -23,6 +23,7 @@ def two(cli):
     return cli, first, second
 
 
+@pytest.mark.harness
 @pytest.mark.parametrize("verb", WATCHING)
 def test_another_document_of_the_name_is_refused(two, verb):
     cli, first, second = two

@@ -281,6 +281,7 @@ Mtp().apply(context(Path({source!r}), Path({workspace!r})))
 """
 
 
+@pytest.mark.harness
 def test_killed_anywhere_the_result_is_the_same(tmp_path):
     """Kill at random moments of apply; the run that completes leaves the same bytes."""
     source = tiny.v4().write(tmp_path / "source")

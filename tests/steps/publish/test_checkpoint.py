@@ -54,6 +54,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
+@pytest.mark.harness
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_byte_is_the_committed_one(kind: str, written: Written) -> None:
     assert digests(written(kind)) == DIGESTS[kind]

@@ -65,6 +65,7 @@ def test_an_applied_toolkit_is_not_touched_again(conda: CondaBench) -> None:
     assert "conda_install" not in conda.log.getvalue()
 
 
+@pytest.mark.harness
 @pytest.mark.parametrize(
     ("fault", "code", "retryable"),
     [
@@ -163,6 +164,7 @@ def test_a_folder_as_mirror_is_hashed_before_it_is_believed(conda: CondaBench) -
     assert not conda.server.requests
 
 
+@pytest.mark.harness
 @pytest.mark.parametrize(
     "damage",
     [

@@ -101,6 +101,7 @@ BREAKS: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.mark.harness
 def test_only_the_damaged_wheel_is_unpacked_again(pypi: PypiBench) -> None:
     pypi.install()
     kept = (pypi.prefix / "nvidia/cu13/lib/libcudart.so.13").stat().st_ino
@@ -116,6 +117,7 @@ def test_only_the_damaged_wheel_is_unpacked_again(pypi: PypiBench) -> None:
         assert "to install: nvidia-cuda-nvcc 13.0.1\n" in pypi.log.getvalue(), name
 
 
+@pytest.mark.harness
 def test_a_cached_wheel_that_lost_its_digest_is_fetched_again(pypi: PypiBench) -> None:
     pypi.install()
     (cached,) = pypi.cache.glob("wheels/*/nvidia_cuda_nvcc-*.whl")
@@ -176,6 +178,7 @@ def test_an_index_that_cannot_be_reached_is_named(pypi: PypiBench) -> None:
     assert (failure.value.code, failure.value.retryable) == ("index_unreachable", True)
 
 
+@pytest.mark.harness
 @pytest.mark.parametrize("place", ["cache", "workspace"])
 def test_a_full_disk_is_named_and_the_next_run_goes_on(
     pypi: PypiBench, small_disk: Path, place: str
@@ -192,6 +195,7 @@ def test_a_full_disk_is_named_and_the_next_run_goes_on(
     assert pypi.damage() == []
 
 
+@pytest.mark.harness
 def test_another_lock_removes_what_it_does_not_name(pypi: PypiBench) -> None:
     pypi.install()
     gone = pypi.prefix / "nvidia/cu13/lib/libcudart.so.13"
@@ -251,6 +255,7 @@ def test_what_a_kill_left_of_the_stamp_makes_no_stranger(pypi: PypiBench) -> Non
     assert stamp.read(pypi.prefix) == Stamp("toolkit", {"provider": "pypi"}, complete=False)
 
 
+@pytest.mark.harness
 def test_a_toolkit_whose_record_was_lost_is_repaired_not_taken_for_a_strangers(
     pypi: PypiBench,
 ) -> None:

@@ -83,6 +83,7 @@ def test_no_row_reaches_out_of_the_tree(tmp_path: Path, path: str, size: str) ->
     assert untouched(tmp_path) == before
 
 
+@pytest.mark.harness
 @settings(max_examples=examples(400))
 @given(
     st.lists(

@@ -58,6 +58,7 @@ CASES = [
 ]
 
 
+@pytest.mark.harness
 @pytest.mark.parametrize(("configured", "own", "given"), CASES)
 @pytest.mark.parametrize("how", ["pip's index", "pip's extra index", "uv's index"])
 def test_the_own_index_is_asked_only_if_the_configured_lack_it(

@@ -29,14 +29,14 @@ def cancel(workspace: Workspace) -> dict[str, Any]:
     stop(lambda: of_attempts(workspace.state), GRACE)
     if not _within(5, lambda: not workspace.locked()):
         raise RunbookError(
-            f"run {run} could not be ended",
+            f"{f'run {run}' if run else 'a run that is just beginning'} could not be ended",
             code="not_cancelled",
             exit_code=FAILED,
             cause=f"a process still holds {workspace.root}",
             remedy=f"find it with `fuser -v {workspace.root}`",
             retryable=True,
         )
-    return {"cancelled": True, "run": run}
+    return {"cancelled": True, "run": run or None}
 
 
 def _within(seconds: float, condition: Callable[[], bool]) -> bool:

@@ -119,27 +119,45 @@ class Lock:
         """Who last held the lock, and for which run ("" if it has not begun, or is not known)."""
         record = read_json(self.file)
         identity = Identity.load(record)
-        if identity is not None:
-            run = record.get("run")
-            return identity, run if isinstance(run, str) else ""
-        return self._holder(), self._last_run() if self.locked() else ""
+        taker = None if identity is not None and identity.alive() else self._taker()
+        if identity is None:
+            return taker, self._last_run() if self.locked() else ""
+        if taker is not None:  # it has not written that yet
+            return taker, ""
+        run = record.get("run")
+        return identity, run if isinstance(run, str) else ""
 
-    def _holder(self) -> Identity | None:
-        """Who holds the lock by the kernel's list (proc_locks(5)), for when our record is lost:
-        the process that took it, or None if that has ended."""
+    def _taker(self) -> Identity | None:
+        """Who took the lock by the kernel's list (proc_locks(5)), for when our record is lost or
+        that of somebody who has ended; None if that process has ended itself."""
         try:
-            inode = os.stat(self.root).st_ino
             lines = Path("/proc/locks").read_text().splitlines()
         except OSError:
             return None
         for fields in map(str.split, lines):
-            if fields[1:2] == ["FLOCK"] and fields[3] == "WRITE" and _inode(fields[5]) == inode:
-                return Identity.of(int(fields[4]))
+            if fields[1:2] == ["FLOCK"] and fields[3] == "WRITE":
+                pid, inode = int(fields[4]), int(fields[5].rpartition(":")[2])
+                for path in (self.root, self.file):
+                    # The list goes on naming a process that has ended: another may have its pid.
+                    if _inode(path) == inode and _opened(pid, path):
+                        return Identity.of(pid)
         return None
 
 
-def _inode(place: str) -> int:
-    return int(place.rpartition(":")[2])
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
+
+
+def _opened(pid: int, path: Path) -> bool:
+    """Whether a process has a file or folder open; not, if it does not let us see."""
+    folder = f"/proc/{pid}/fd"
+    try:
+        return any(os.path.samefile(f"{folder}/{fd}", path) for fd in os.listdir(folder))
+    except OSError:
+        return False
 
 
 def _open_record(path: Path) -> int:

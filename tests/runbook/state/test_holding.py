@@ -15,6 +15,7 @@ from runbook.errors import RunbookError
 from runbook.process import Identity
 from runbook.state import lock as locking
 from runbook.state.lock import END, Lock
+from tests.runbook.helpers import left_behind
 
 
 @pytest.fixture
@@ -86,8 +87,8 @@ def test_who_comes_second_is_told_who_was_first(lock):
 
 
 def test_a_worker_that_holds_it_is_told_of(lock):
-    held = lock.acquire()
-    lock.file.write_text(json.dumps({**me().dump(), "boot_id": "before", "run": "r"}))
+    held = left_behind(lock.acquire)
+    assert lock.locked()
     with pytest.raises(RunbookError) as refused:
         lock.acquire()
     error = refused.value
@@ -98,6 +99,14 @@ def test_a_worker_that_holds_it_is_told_of(lock):
         ["wait", "cancel"],
     )  # fmt: skip
     os.close(held)
+
+
+def test_who_took_it_and_has_not_said_so_is_a_run_that_begins(lock):
+    held = lock.acquire()
+    lock.file.write_text(json.dumps({**me().dump(), "boot_id": "before", "run": "r"}))
+    assert lock.supervisor() == (me(), "")
+    os.close(held)
+    assert lock.supervisor()[1] == "r", "who held it last"
 
 
 def test_who_holds_it_is_known_without_the_record(lock):
@@ -287,21 +296,33 @@ LOCKS = """1: POSIX  ADVISORY  WRITE 7 00:1a:{inode} 0 EOF
 2: FLOCK  ADVISORY  READ  7 00:1a:{inode} 0 EOF
 2: -> FLOCK  ADVISORY  WRITE 7 00:1a:{inode} 0 EOF
 3: FLOCK  ADVISORY  WRITE 7 00:1a:1 0 EOF
-4: FLOCK  ADVISORY  WRITE {pid} 00:1a:{inode} 0 EOF
+4: FLOCK  ADVISORY  WRITE {other} 00:1a:{inode} 0 EOF
+5: FLOCK  ADVISORY  WRITE {pid} 00:1a:{inode} 0 EOF
 """
 
 
-def test_the_kernel_s_list_of_locks(lock, monkeypatch):
-    inode = lock.root.stat().st_ino
-    text = LOCKS.format(inode=inode, pid=os.getpid())
+@pytest.mark.parametrize("place", ["root", "file"])
+def test_the_kernel_s_list_of_locks(lock, monkeypatch, place):
+    """Of the processes that it names, one that has the place open: another has a pid of one."""
+    path = getattr(lock, place)
+    lock.file.touch()
+    opened = os.open(path, os.O_RDONLY)
+    given = {"inode": path.stat().st_ino, "pid": os.getpid(), "other": os.getppid()}
+    text = LOCKS.format(**given)
     asked = []
     monkeypatch.setattr(
         locking, "Path",
         lambda path: asked.append(path) or type("P", (), {"read_text": lambda self: text})(),
     )  # fmt: skip
-    assert lock._holder() == me()
+    assert lock._taker() == me()
     assert asked == ["/proc/locks"]
-    text = LOCKS.split("4:")[0].format(inode=inode)
-    assert lock._holder() is None
+    os.close(opened)
+    assert lock._taker() is None
+    opened = os.open(path, os.O_RDONLY)
+    text = LOCKS.split("5:")[0].format(**given)
+    assert lock._taker() is None
+    text = LOCKS.format(**given)
     lock.root.rmdir()
-    assert lock._holder() is None
+    lock.file.unlink()
+    assert lock._taker() is None
+    os.close(opened)

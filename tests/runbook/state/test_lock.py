@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -118,6 +119,45 @@ def test_an_orphan_holds_the_lock_whose_file_is_gone(waiting):
     assert waiting.json("status")["run"]["state"] == "orphaned"
     assert waiting.json("cancel")["cancelled"]
     assert not Workspace(waiting.workspace).locked()
+
+
+BEGINS = """
+import os, signal, sys
+from pathlib import Path
+from runbook.state.lock import Lock
+from runbook.state.workspace import Workspace
+
+def claim(lock, run):
+    print("taken", flush=True)
+    signal.pause()
+
+Lock.claim = claim
+Workspace(Path(sys.argv[1])).acquire()
+"""
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_who_has_the_lock_and_has_not_said_so_yet_is_a_run_that_begins(waiting, stopped):
+    """The record is still that of the run before, which has ended."""
+    (waiting.workspace / "go").parent.mkdir(parents=True, exist_ok=True)
+    (waiting.workspace / "go").touch()
+    waiting.json("run")
+    argv = [sys.executable, "-P", "-c", BEGINS, str(waiting.workspace)]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "taken\n"
+        if stopped:
+            process.send_signal(signal.SIGSTOP)
+        refused = waiting.json("run", code=6)["error"]
+        assert (refused["code"], "just beginning" in refused["message"]) == ("locked", True)
+        assert str(process.pid) in refused["cause"]
+        answer = waiting.json("cancel")
+        assert (answer["cancelled"], answer["run"]) == (True, None)
+        assert process.wait(60) < 0
+    finally:
+        process.kill()
+        process.communicate()
+    assert waiting.json("run")["ok"]
 
 
 def test_where_folders_cannot_be_locked_the_file_is(tmp_path, monkeypatch):

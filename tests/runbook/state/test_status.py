@@ -12,6 +12,7 @@ from runbook.redact import Redactor
 from runbook.state import journal, status
 from runbook.state.history import RunRecord
 from runbook.state.workspace import Workspace
+from tests.runbook.helpers import left_behind
 
 NOTHING = Redactor([])
 TIME = "2026-01-02T03:04:05.678Z"
@@ -129,18 +130,15 @@ def test_a_run_that_did_not_end(workspace, run):
     assert not status.going_on(workspace)
 
 
-def hold(workspace, monkeypatch, folder, identity=None):
+def hold(workspace, folder):
     lock = workspace.acquire()
-    me = Identity.of(os.getpid())
-    monkeypatch.setattr(Identity, "of", classmethod(lambda cls, pid: identity or me))
     workspace.claim(lock, folder.name)
-    monkeypatch.undo()
     return lock
 
 
-def test_a_run_that_goes_on(workspace, run, monkeypatch):
+def test_a_run_that_goes_on(workspace, run):
     folder = run({"type": "run.started"}, STARTED, {"type": "step.decided", "step": "two"})
-    lock = hold(workspace, monkeypatch, folder)
+    lock = hold(workspace, folder)
     try:
         answer = told(workspace)
         assert answer["run"]["state"] == "running"
@@ -152,9 +150,9 @@ def test_a_run_that_goes_on(workspace, run, monkeypatch):
     assert told(workspace)["run"]["state"] == "interrupted"
 
 
-def test_a_worker_that_outlived_its_supervisor(workspace, run, monkeypatch):
+def test_a_worker_that_outlived_its_supervisor(workspace, run):
     folder = run({"type": "run.started"}, STARTED)
-    lock = hold(workspace, monkeypatch, folder, Identity(os.getpid(), 1, "another boot"))
+    lock = left_behind(lambda: hold(workspace, folder))
     try:
         answer = told(workspace)
         assert answer["run"]["state"] == "orphaned"
@@ -163,9 +161,9 @@ def test_a_worker_that_outlived_its_supervisor(workspace, run, monkeypatch):
         os.close(lock)
 
 
-def test_a_lock_of_another_run_says_nothing_of_this_one(workspace, run, monkeypatch):
+def test_a_lock_of_another_run_says_nothing_of_this_one(workspace, run):
     folder = run({"type": "run.started"}, FINISHED)
-    lock = hold(workspace, monkeypatch, folder.with_name("of another"))
+    lock = hold(workspace, folder.with_name("of another"))
     try:
         assert told(workspace)["run"]["state"] == "finished"
         assert status.going_on(workspace), "somebody works there"

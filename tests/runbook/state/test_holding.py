@@ -292,10 +292,10 @@ def test_a_probe_takes_no_lock_from_another(lock):
     os.close(probe)
 
 
-LOCKS = """1: POSIX  ADVISORY  WRITE 7 00:1a:{inode} 0 EOF
-2: FLOCK  ADVISORY  READ  7 00:1a:{inode} 0 EOF
-2: -> FLOCK  ADVISORY  WRITE 7 00:1a:{inode} 0 EOF
-3: FLOCK  ADVISORY  WRITE 7 00:1a:1 0 EOF
+LOCKS = """1: POSIX  ADVISORY  WRITE {pid} 00:1a:{inode} 0 EOF
+2: FLOCK  ADVISORY  READ  {pid} 00:1a:{inode} 0 EOF
+2: -> FLOCK  ADVISORY  WRITE {pid} 00:1a:{inode} 0 EOF
+3: FLOCK  ADVISORY  WRITE {pid} 00:1a:1 0 EOF
 4: FLOCK  ADVISORY  WRITE {other} 00:1a:{inode} 0 EOF
 5: FLOCK  ADVISORY  WRITE {pid} 00:1a:{inode} 0 EOF
 """

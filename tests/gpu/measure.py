@@ -6,7 +6,8 @@ full: with the MTP head, without, and with NCCL as it chooses by itself; 0731: w
 without. Each is measured by `runbook bench`, after a round that compiles what no start has; the
 first beside `vllm bench serve`, too. six: `runbook tune`, killed while it measures its second
 candidate and called again. All is written to measured.json as soon as it is known, and what is
-there is not measured again: the same command goes on where it was. Exits as drive.py does.
+there is not measured again: the same command goes on where it was. Once all is measured the server
+is ended. Exits as drive.py does.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class Measure:
         return name in self.told.get(way, {})
 
     def ways(self, names: list[str]) -> int:
+        measured = False
         for number, way in enumerate(names):
             given = QUICK | BASE[self.drive.options.size] | WAYS[self.drive.options.size][way]
             last = "tuned" if way == "tune" else "bench"
@@ -78,6 +80,9 @@ class Measure:
             code = self.tune() if way == "tune" else self.speed(way, against=not number)
             if code:
                 return code
+            measured = True
+        if measured:  # the cards and the port are for what comes next
+            self.drive.runbook("destroy", "serve", "--yes", limit=90)
         return 0
 
     def speed(self, way: str, against: bool) -> int:

@@ -216,6 +216,7 @@ def test_each_way_is_measured_once(measure):
     starts = [line for line in asked if line.startswith("run ")]
     assert ["draft_tokens=0" in line for line in starts] == [False, True, False]
     assert ["nccl_settings=false" in line for line in starts] == [False, False, True]
+    assert [line.split()[0] for line in asked][-2:] == ["destroy", "status"]
     again, asked = measure("full")
     assert again == found
     assert {line.split()[0] for line in asked} == {"status"}

@@ -43,11 +43,11 @@ test: fast harness e2e
 # Tests start thousands of programs: none of them is to compile what it imports.
 fast harness e2e long: export PYTHONDONTWRITEBYTECODE =
 
-# More workers than cores, because many tests wait for a process or a server.
+# One worker more than cores, because some tests wait for a process or a server.
 fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $$((2 * $$(nproc))) --dist worksteal -m "not harness and not e2e and not network"
+	$(BIN)/python -m pytest -n $$(($$(nproc) + 1)) --dist worksteal -m "not harness and not e2e and not network"
 
-# Kills, damaged records, refusing disks: real processes by the dozen.
+# Kills, damaged records, refusing disks, builds: real processes by the dozen.
 harness: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto -m "harness and not e2e and not network"
 

@@ -17,7 +17,7 @@ from mcp_types import CallToolResult, Request, RequestParams, Result
 from runbook.cli.mcp import tools as made
 from tests.runbook.helpers import write_book
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.harness, pytest.mark.filterwarnings("ignore")]
 
 
 def talk(cli, conversation):

@@ -18,6 +18,8 @@ from runbook.steps.kernels import Kernels
 from runbook.steps.kernels.models import Inputs, Outputs
 from tests.conftest import free_port
 
+pytestmark = pytest.mark.harness
+
 SERVE = Path(__file__).parents[1] / "serve"
 READY = (SERVE / "logs" / "ready.log").read_text()
 STEP = Kernels()

@@ -9,6 +9,8 @@ import pytest
 
 from tests.conftest import validate
 
+pytestmark = pytest.mark.harness
+
 QUICK = ("--repetitions", "3", "--requests", "2", "--output-length", "20")
 
 

@@ -27,6 +27,8 @@ from tests.conftest import free_port
 from tests.steps.mtp import tiny
 from tests.steps.mtp.test_kinds import context
 
+pytestmark = pytest.mark.harness
+
 HIDDEN, TOP = tiny.HIDDEN, 2
 
 SERVER = """#!{python}

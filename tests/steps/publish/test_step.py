@@ -20,6 +20,8 @@ from runbook.steps.publish import Publish
 from runbook.steps.publish.local_hub import SERVING, LocalHub, answers, listens
 from runbook.steps.weights import Weights
 
+pytestmark = pytest.mark.harness
+
 
 @pytest.fixture
 def publish(tmp_path):

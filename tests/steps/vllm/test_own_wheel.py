@@ -13,6 +13,8 @@ from runbook.steps.vllm import Vllm
 from ..common.packages.index import Index
 from .conftest import PYTHON, write_wheel
 
+pytestmark = pytest.mark.harness
+
 STEP = Vllm()
 ABI = f"cp{PYTHON.replace('.', '')}"
 TAG = f"{ABI}-{ABI}-manylinux_2_17_{os.uname().machine}"

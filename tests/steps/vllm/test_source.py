@@ -23,9 +23,12 @@ from runbook.steps.vllm.compile import build_environment, default_jobs
 
 from .test_kills import start
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("ninja") and shutil.which("gcc")), reason="needs ninja and gcc"
-)
+pytestmark = [
+    pytest.mark.harness,
+    pytest.mark.skipif(
+        not (shutil.which("ninja") and shutil.which("gcc")), reason="needs ninja and gcc"
+    ),
+]
 STEP = Vllm()
 COMMIT = "ab" * 20
 OBJECTS = 6
@@ -286,7 +289,6 @@ def test_without_memory_fewer_jobs_are_named(project):
     assert "`source.jobs` to 2" in str(caught.value.remedy)
 
 
-@pytest.mark.harness
 def test_killed_compile_goes_on(project):
     """Kill it when some objects are there: those are not compiled again."""
     slow = members(project)

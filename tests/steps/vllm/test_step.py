@@ -19,6 +19,8 @@ from runbook.steps.vllm.verify import version_fault
 
 from .conftest import LIMIT, write_wheel
 
+pytestmark = pytest.mark.harness
+
 STEP = Vllm()
 
 

@@ -8,10 +8,13 @@ import re
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 MARK = "RUNBOOK_ATTEMPT"
 """Every process of an attempt has this in its environment, `<run>/<attempt>@<workspace>`, so that
@@ -189,6 +192,17 @@ def _environment(pid: str) -> bytes:
     except OSError:
         pass  # it has ended, or is not ours to see
     return b""
+
+
+def open_files(pid: int, look: Callable[[str], T]) -> Iterator[T]:
+    """What `look` (os.stat, os.readlink) says of each descriptor of a process; nothing if it ended
+    meanwhile, or belongs to another user. A process that works closes some while they are looked
+    at: the others count all the same."""
+    folder = f"/proc/{pid}/fd"
+    with suppress(OSError):
+        for descriptor in os.listdir(folder):
+            with suppress(OSError):
+                yield look(f"{folder}/{descriptor}")
 
 
 def session_in(leader: Identity, folder: Path) -> list[int]:

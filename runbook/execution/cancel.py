@@ -28,8 +28,9 @@ def cancel(workspace: Workspace) -> dict[str, Any]:
             supervisor.signal(signal.SIGKILL)
     stop(lambda: of_attempts(workspace.state), GRACE)
     if not _within(5, lambda: not workspace.locked()):
+        what = f"run {run}" if run else "a run that is just beginning"
         raise RunbookError(
-            f"{f'run {run}' if run else 'a run that is just beginning'} could not be ended",
+            f"{what} could not be ended",
             code="not_cancelled",
             exit_code=FAILED,
             cause=f"a process still holds {workspace.root}",

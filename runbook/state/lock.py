@@ -7,11 +7,12 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from runbook.errors import LOCKED, RunbookError
 from runbook.files import encode, read_json, set_aside
-from runbook.process import Identity
+from runbook.process import Identity, open_files
 from runbook.remedy import Remedy
 
 # A probe of the lock holds it for microseconds; a run that meets one tries again for this long.
@@ -134,30 +135,18 @@ class Lock:
             lines = Path("/proc/locks").read_text().splitlines()
         except OSError:
             return None
+        places = []
+        for path in (self.root, self.file):
+            with suppress(OSError):
+                places.append(path.stat())
         for fields in map(str.split, lines):
             if fields[1:2] == ["FLOCK"] and fields[3] == "WRITE":
                 pid, inode = int(fields[4]), int(fields[5].rpartition(":")[2])
-                for path in (self.root, self.file):
-                    # The list goes on naming a process that has ended: another may have its pid.
-                    if _inode(path) == inode and _opened(pid, path):
-                        return Identity.of(pid)
+                place = next((place for place in places if place.st_ino == inode), None)
+                # The list goes on naming a process that has ended: another may have its pid.
+                if place and any(os.path.samestat(place, f) for f in open_files(pid, os.stat)):
+                    return Identity.of(pid)
         return None
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return None
-
-
-def _opened(pid: int, path: Path) -> bool:
-    """Whether a process has a file or folder open; not, if it does not let us see."""
-    folder = f"/proc/{pid}/fd"
-    try:
-        return any(os.path.samefile(f"{folder}/{fd}", path) for fd in os.listdir(folder))
-    except OSError:
-        return False
 
 
 def _open_record(path: Path) -> int:

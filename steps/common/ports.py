@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from runbook.process import open_files
 from runbook.protocol import PreconditionNotMet
 from runbook.remedy import Remedy
 
@@ -81,21 +81,9 @@ def holder(port: int) -> Holder | None:
         return None
     wanted = {f"socket:[{inode}]" for inode in inodes}
     for entry in os.listdir("/proc"):
-        if entry.isdigit() and wanted & _open_sockets(entry):
+        if entry.isdigit() and not wanted.isdisjoint(open_files(int(entry), os.readlink)):
             return Holder(int(entry), _command(entry))
     return Holder(None, "")
-
-
-def _open_sockets(pid: str) -> set[str]:
-    """What its descriptors lead to; none if it ended meanwhile, or belongs to another user. A
-    process that works closes some while they are read: the others count all the same."""
-    folder = f"/proc/{pid}/fd"
-    found = set()
-    with suppress(OSError):
-        for descriptor in os.listdir(folder):
-            with suppress(OSError):
-                found.add(os.readlink(f"{folder}/{descriptor}"))
-    return found
 
 
 def _command(pid: str) -> str:

@@ -119,6 +119,23 @@ def test_who_holds_it_is_known_without_the_record(lock):
     assert lock.supervisor() == (None, "")
 
 
+def test_who_holds_it_is_known_while_it_closes_other_descriptors(lock, monkeypatch):
+    held = lock.acquire()
+    lock.file.unlink()
+    real, lost = os.stat, []
+
+    def gone(path, *args, **kwargs):
+        if not lost and str(path).startswith("/proc/"):
+            lost.append(path)
+            raise FileNotFoundError(path)
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", gone)
+    assert lock.supervisor() == (me(), "the last run")
+    assert lost
+    os.close(held)
+
+
 def test_a_probe_does_not_keep_a_run_waiting_for_long(lock, monkeypatch):
     monkeypatch.setattr(locking, "LOCK_PATIENCE", 60.0)
     probe = os.open(lock.root, os.O_RDONLY)

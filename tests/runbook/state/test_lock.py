@@ -139,7 +139,7 @@ Workspace(Path(sys.argv[1])).acquire()
 @pytest.mark.parametrize("stopped", [False, True])
 def test_who_has_the_lock_and_has_not_said_so_yet_is_a_run_that_begins(waiting, stopped):
     """The record is still that of the run before, which has ended."""
-    (waiting.workspace / "go").parent.mkdir(parents=True, exist_ok=True)
+    waiting.workspace.mkdir(parents=True)
     (waiting.workspace / "go").touch()
     waiting.json("run")
     argv = [sys.executable, "-P", "-c", BEGINS, str(waiting.workspace)]
